@@ -1,0 +1,166 @@
+"""The words paper, experiment, scale and measurement: what a paper module declares and the runner carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from gengauge.benchmarks.core.claims import Claim
+from gengauge.benchmarks.core.tables import Column, Table
+
+Scale = Literal["quick", "small", "paper"]
+SCALES: tuple[Scale, ...] = ("quick", "small", "paper")
+
+
+class Unavailable(Exception):  # noqa: N818 - a state of the machine, not a fault of the program
+    """Something that an experiment needs is not on this machine; `remedy` is the command or step that would get it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason, remedy)
+        self.reason, self.remedy = reason, remedy
+
+    def __str__(self) -> str:
+        return f"{self.reason}. To get it: {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value. `step` is None for the final value and the training step for a point of a curve."""
+
+    row: str
+    column: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+    samples: int | None = None
+    step: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for the report, (H, W, 3) uint8; `alt` says in words what it shows."""
+
+    row: str
+    name: str
+    pixels: np.ndarray[Any, Any]
+    alt: str
+
+
+Result = Measurement | Picture
+
+
+class Progress(Protocol):
+    """Called by an experiment with the steps done, the steps in all and what it is doing."""
+
+    def __call__(self, done: int, total: int, doing: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running experiment is given: its settings, seed, device, the user's data (or None) and a progress callback."""
+
+    settings: Any
+    seed: int
+    scale: Scale
+    device: str
+    data: Path | None
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Need:
+    """Data or weights of a plan: found at `where`, or missing with the places looked in and the step that gets it."""
+
+    what: str
+    where: Path | None
+    looked_in: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """A network of a plan: `build` makes the module and `inputs` its example arguments (called under the meta device)."""
+
+    name: str
+    build: Callable[[], Any]
+    inputs: Callable[[], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `--dry-run` shows of an experiment: networks to build on the meta device, data and weights needed."""
+
+    networks: tuple[PlannedNetwork, ...] = ()
+    needs: Callable[[Path | None], tuple[Need, ...]] = lambda data: ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one job may take before it is stopped: wall-clock seconds and GiB of resident memory."""
+
+    seconds: float
+    gibibytes: float
+
+
+@dataclass(frozen=True)
+class AtScale:
+    """How an experiment runs at one scale.
+
+    `settings` is a frozen dataclass, `seeds` the number that its verdict needs. `threads` are fixed here, not taken
+    from the machine, since rounding depends on them: the numbers are the same for any number of jobs side by side.
+    """
+
+    settings: Any
+    seeds: int
+    limits: Limits
+    threads: int = 1
+    plan: Plan = field(default_factory=Plan)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One function that fills some rows of one table at the scales it declares.
+
+    `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
+    from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine.
+    """
+
+    key: str
+    table: str
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    scales: Mapping[Scale, AtScale]
+    run: Callable[[Context], Iterator[Result]]
+    protocol: tuple[tuple[str, str, str], ...] = ()
+    timed: bool = False
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper of the suite. One without experiments has published numbers only, and `list` says so.
+
+    `figures` names the curves worth drawing as (table, column); `about` tells in the report what the experiments are
+    and what they are not, one paragraph a scale.
+    """
+
+    key: str
+    name: str
+    title: str
+    venue: str
+    tables: tuple[Table, ...]
+    experiments: tuple[Experiment, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    about: Mapping[Scale, str] = field(default_factory=dict)
+
+    def table(self, key: str) -> Table:
+        """The table of a key; ValueError naming the tables there are."""
+        for table in self.tables:
+            if table.key == key:
+                return table
+        raise ValueError(f"{self.key} has no table {key!r}; it has {', '.join(t.key for t in self.tables)}")

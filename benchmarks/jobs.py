@@ -1,0 +1,130 @@
+"""Jobs: the smallest pieces of work, chosen from the papers by `PAPER[/TABLE[/ROW]]` and named by a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import gengauge.benchmarks
+import gengauge.datasets
+import gengauge.kernels
+import gengauge.reference
+from gengauge.benchmarks.core.experiments import AtScale, Experiment, Paper, Scale
+from gengauge.benchmarks.core.version import __version__
+
+WORLD = "embedded world"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment at one seed and scale.
+
+    `source` is where its paper is declared, as `module:attribute`; `data_name` and `code` identify data and sources.
+    """
+
+    source: str
+    experiment: str
+    seed: int
+    scale: Scale
+    device: str
+    data: Path | None
+    data_name: str
+    code: str
+    digest: str
+
+    @property
+    def paper(self) -> Paper:
+        return load_paper(self.source)
+
+    def declared(self) -> tuple[Experiment, AtScale]:
+        """The experiment and how it runs at this job's scale."""
+        experiment = next(e for e in self.paper.experiments if e.key == self.experiment)
+        return experiment, experiment.scales[self.scale]
+
+    def __str__(self) -> str:
+        experiment, _ = self.declared()
+        return f"{self.paper.key}/{experiment.table} {experiment.key} seed {self.seed}"
+
+
+def load_paper(source: str) -> Paper:
+    """The paper at `module:attribute`. Raises ValueError where there is none."""
+    module, _, attribute = source.partition(":")
+    paper = getattr(importlib.import_module(module), attribute, None)
+    if not isinstance(paper, Paper):
+        raise ValueError(f"{source} is no Paper")
+    return paper
+
+
+def select(sources: Iterable[str], targets: Sequence[str], scale: Scale, seeds: int | None, device: str,
+           data: Path | None) -> list[Job]:
+    """The jobs that fill the rows asked for; all of them without a target.
+
+    A target is `PAPER`, `PAPER/TABLE` or `PAPER/TABLE/ROW`, by key. An experiment that fills several rows runs where
+    one of them is asked for. Seeds are 0 to `seeds` - 1, by default as many as the experiment declares; first all
+    experiments at seed 0, then at seed 1, so that a run cut short has something of everything.
+
+    Raises ValueError for a target that names nothing, listing what there is.
+    """
+    papers = {load_paper(source).key: (source, load_paper(source)) for source in sources}
+    chosen: dict[tuple[str, str], tuple[str, Experiment]] = {}
+    for target in targets or list(papers):
+        key, table, row = [*target.split("/", 2), "", ""][:3]
+        if key not in papers:
+            raise ValueError(f"there is no paper {key!r}; there are {', '.join(papers)}")
+        source, paper = papers[key]
+        if table:
+            rows = [r.key for r in paper.table(table).rows]
+            rows += [r for e in paper.experiments if e.table == table for r in e.rows if r not in rows]
+            if row and row not in rows:
+                raise ValueError(f"{key}/{table} has no row {row!r}; it has {', '.join(rows)}")
+        for experiment in paper.experiments:
+            if (not table or experiment.table == table) and (not row or row in experiment.rows):
+                chosen[key, experiment.key] = (source, experiment)
+    code, identity = code_version(), data_identity(data)
+    jobs = []
+    for source, experiment in chosen.values():
+        at = experiment.scales.get(scale)
+        if at is None:
+            continue
+        for seed in range(at.seeds if seeds is None else seeds):
+            digest = _digest(source, experiment, at, seed, scale, device, identity, code)
+            jobs.append(Job(source, experiment.key, seed, scale, device, data, identity, code, digest))
+    return sorted(jobs, key=lambda job: job.seed)
+
+
+def data_identity(data: Path | None) -> str:
+    """A name for the data of a run: the embedded world, or a folder's name with a digest of its files' names and sizes.
+
+    Raises FileNotFoundError naming a path that is not there.
+    """
+    if data is None:
+        return WORLD
+    if not data.exists():
+        raise FileNotFoundError(f"--data {data}: there is no such file or folder")
+    files = sorted(p for p in data.rglob("*") if p.is_file()) if data.is_dir() else [data]
+    listing = "\n".join(f"{p.relative_to(data)}\t{p.stat().st_size}" for p in files)
+    return f"{data.resolve().name} ({hashlib.sha256(listing.encode()).hexdigest()[:8]})"
+
+
+def code_version() -> str:
+    """The version with a digest of all sources that a result can depend on (reports and tests are left out)."""
+    hasher = hashlib.sha256()
+    for package in (gengauge.benchmarks, gengauge.reference, gengauge.kernels, gengauge.datasets):
+        root = Path(package.__path__[0])
+        for file in sorted(root.rglob("*.py")):
+            hasher.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return f"{__version__}+{hasher.hexdigest()[:12]}"
+
+
+def _digest(source: str, experiment: Experiment, at: AtScale, seed: int, scale: Scale, device: str, data: str,
+            code: str) -> str:
+    content = {"source": source, "experiment": experiment.key, "table": experiment.table, "rows": experiment.rows,
+               "settings": asdict(at.settings), "threads": at.threads, "seed": seed, "scale": scale, "device": device,
+               "data": data, "code": code}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+

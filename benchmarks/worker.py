@@ -1,0 +1,173 @@
+"""A job's own process: carries out one experiment and writes its records once, at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import torch
+
+from gengauge.benchmarks.core.experiments import Context, Experiment, Measurement, Picture, Unavailable
+from gengauge.benchmarks.core.records import Record, Status
+from gengauge.benchmarks.core.store import write_part
+from gengauge.benchmarks.jobs import Job
+from gengauge.benchmarks.pictures import write_png
+
+VERSIONED = ("torch", "torchvision", "numpy", "scipy", "pandas", "clean-fid", "diffusers")
+
+
+def work(job: Job, out: Path, pipe: Connection) -> None:
+    """The process's main function: runs the job, leaves its part in `out/records`, its log in `out/logs`.
+
+    Sends (done, total, doing) through `pipe` while it runs and the final (status, reason) at its end.
+    """
+    _end_with_parent()
+    log = out / "logs" / f"{job.digest}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        os.dup2(stream.fileno(), sys.stdout.fileno())
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    status: Status = "ok"
+    reason = ""
+    started, utc = time.perf_counter(), utc_now()
+    measurements: list[Measurement] = []
+    try:
+        measurements = list(_carry_out(job, out, pipe))
+    except Unavailable as missing:
+        status, reason = "unavailable", str(missing)
+    except MemoryError:
+        status, reason = "memory", traceback.format_exc()
+    except torch.OutOfMemoryError as error:
+        status, reason = "memory", str(error)
+    except Exception as error:  # noqa: BLE001 - whatever an experiment raises becomes its record
+        traceback.print_exc()
+        status, reason = "failed", "".join(traceback.format_exception_only(error)).strip()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == "failed":
+        reason = f"{reason}\n{last_lines(log)}"
+    records = make_records(job, status, reason, measurements, time.perf_counter() - started, peak_mebibytes(job), utc)
+    wrong = [r for r in records if r.status != "ok"]
+    write_part(out / "records", f"{job.digest}-{utc.replace(':', '')}", records)
+    pipe.send((wrong[0].status, wrong[0].reason) if wrong else ("ok", ""))
+    pipe.close()
+
+
+def make_records(job: Job, status: Status, reason: str, measurements: list[Measurement], seconds: float,
+                 peak: float, utc: str) -> list[Record]:
+    """The records of a job: one a measurement, or one a row with the status of a job that gave none.
+
+    A value that is not finite becomes a failed record that says so.
+    """
+    experiment, at = job.declared()
+    columns = {column.key: column for column in experiment.columns}
+    if status != "ok":
+        measurements = [Measurement(row, "", math.nan) for row in experiment.rows]
+
+    def record(m: Measurement) -> Record:
+        finite = math.isfinite(m.value)
+        return Record(
+            paper=job.paper.key, table=experiment.table, row=m.row, column=m.column,
+            value=m.value if finite else None, unit=columns[m.column].unit if m.column else "",
+            low=m.low, high=m.high, interval=m.interval, samples=m.samples, step=m.step, note=m.note,
+            experiment=experiment.key, seed=job.seed, scale=job.scale,
+            status="failed" if status == "ok" and not finite else status,
+            reason=f"{m.column} came out as {m.value}" if status == "ok" and not finite else reason,
+            data=job.data_name, device=device_name(job.device), threads=at.threads,
+            dtype=getattr(at.settings, "dtype", "float32"), seconds=seconds, peak_mebibytes=peak,
+            versions=json.dumps(versions()), code=job.code, digest=job.digest, time=utc,
+        )
+
+    return [record(m) for m in measurements]
+
+
+def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
+    experiment, at = job.declared()
+    torch.set_num_threads(at.threads)
+    torch.manual_seed(job.seed)
+
+    def progress(done: int, total: int, doing: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send((done, total, doing))
+
+    context = Context(at.settings, job.seed, job.scale, job.device, job.data, progress)
+    for result in experiment.run(context):
+        if isinstance(result, Picture):
+            write_png(out / "pictures" / job.digest / f"{result.row}.{result.name}.png", result.pixels, result.alt)
+        else:
+            _check(result, experiment)
+            yield result
+
+
+def _check(m: Measurement, experiment: Experiment) -> None:
+    if m.row not in experiment.rows or m.column not in {c.key for c in experiment.columns}:
+        raise ValueError(f"{experiment.key} measured {m.row}/{m.column}, which it does not declare")
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the runner dies, even by SIGKILL: nobody would read its result."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        def watch(sentinel: int = parent.sentinel) -> None:
+            wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def last_lines(log: Path, count: int = 5) -> str:
+    """The end of a job's log, empty where there is none."""
+    if not log.exists():
+        return ""
+    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-count:])
+
+
+def peak_mebibytes(job: Job) -> float:
+    """The most memory this process held: on the GPU where the job ran there, else resident (Linux: KiB, macOS: bytes)."""
+    if job.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def device_name(device: str) -> str:
+    """`cpu (Intel ...)` or `cuda (NVIDIA H100)`: what a time was measured on."""
+    if device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "cuda"
+    return f"{device} ({_processor()})"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def utc_now() -> str:
+    """The time as `2026-01-31T12:00:00.000000Z`."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
