@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -24,8 +24,11 @@ from gengauge.benchmarks.worker import last_lines, make_records, utc_now, work
 
 PRELOAD = ["torch", "scipy.stats", "pyarrow.parquet", "gengauge.benchmarks.worker"]
 # Keeps freed memory in the process: page faults would otherwise be a large and erratic part of every time.
-TIMING_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296",
-                      "MALLOC_TOP_PAD_": "268435456"}
+TIMING_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 POLL_SECONDS = 0.2
 
 
@@ -96,7 +99,8 @@ def _start(job: Job, out: Path) -> _Running:
     experiment, at = job.declared()
     ours, theirs = multiprocessing.Pipe(duplex=False)
     method = "spawn" if experiment.timed else "forkserver"
-    process = multiprocessing.get_context(method).Process(target=work, args=(job, out, theirs), name=str(job))
+    start: Any = multiprocessing.get_context(method)
+    process: BaseProcess = start.Process(target=work, args=(job, out, theirs), name=str(job))
     with _environment(TIMING_ENVIRONMENT if experiment.timed else {}):
         process.start()
     theirs.close()

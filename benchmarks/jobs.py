@@ -59,15 +59,16 @@ def load_paper(source: str) -> Paper:
     return paper
 
 
-def select(sources: Iterable[str], targets: Sequence[str], scale: Scale, seeds: int | None, device: str,
-           data: Path | None) -> list[Job]:
+def select(
+    sources: Iterable[str], targets: Sequence[str], scale: Scale, seeds: int | None, device: str, data: Path | None
+) -> list[Job]:
     """The jobs that fill the rows asked for; all of them without a target.
 
     A target is `PAPER`, `PAPER/TABLE` or `PAPER/TABLE/ROW`, by key. An experiment that fills several rows runs where
     one of them is asked for. Seeds are 0 to `seeds` - 1, by default as many as the experiment declares; first all
     experiments at seed 0, then at seed 1, so that a run cut short has something of everything.
 
-    Raises ValueError for a target that names nothing, listing what there is.
+    Raises ValueError for a target that names nothing, listing what there is, and for data that an experiment refuses.
     """
     papers = {load_paper(source).key: (source, load_paper(source)) for source in sources}
     chosen: dict[tuple[str, str], tuple[str, Experiment]] = {}
@@ -90,6 +91,7 @@ def select(sources: Iterable[str], targets: Sequence[str], scale: Scale, seeds: 
         at = experiment.scales.get(scale)
         if at is None:
             continue
+        experiment.check(at.settings, data)
         for seed in range(at.seeds if seeds is None else seeds):
             digest = _digest(source, experiment, at, seed, scale, device, identity, code)
             jobs.append(Job(source, experiment.key, seed, scale, device, data, identity, code, digest))
@@ -120,11 +122,20 @@ def code_version() -> str:
     return f"{__version__}+{hasher.hexdigest()[:12]}"
 
 
-def _digest(source: str, experiment: Experiment, at: AtScale, seed: int, scale: Scale, device: str, data: str,
-            code: str) -> str:
-    content = {"source": source, "experiment": experiment.key, "table": experiment.table, "rows": experiment.rows,
-               "settings": asdict(at.settings), "threads": at.threads, "seed": seed, "scale": scale, "device": device,
-               "data": data, "code": code}
+def _digest(
+    source: str, experiment: Experiment, at: AtScale, seed: int, scale: Scale, device: str, data: str, code: str
+) -> str:
+    content = {
+        "source": source,
+        "experiment": experiment.key,
+        "table": experiment.table,
+        "rows": experiment.rows,
+        "settings": asdict(at.settings),
+        "threads": at.threads,
+        "seed": seed,
+        "scale": scale,
+        "device": device,
+        "data": data,
+        "code": code,
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-

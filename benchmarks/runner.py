@@ -55,7 +55,7 @@ def _check_writable(out: Path) -> None:
 
 
 class _Display:
-    """A bar for all jobs with the time it will end, and one for each that runs; plain lines where there is no terminal."""
+    """A bar for all jobs with the time it will end, and one for each that runs; plain lines without a terminal."""
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total = console, total
@@ -64,8 +64,14 @@ class _Display:
         self.bars: dict[str, TaskID] = {}
         self.started = datetime.now()
         self.progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal,
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> _Display:
@@ -93,10 +99,14 @@ class _Display:
 
     def _say_end(self, event: Event) -> None:
         colour = {"ok": "green", "unavailable": "yellow"}.get(event.status, "red")
-        self.console.print(f"[{self.counts.total()}/{self.total}] {event.job}: [{colour}]{event.status}[/] "
-                           f"in {event.seconds:.1f} s", highlight=False)
+        self.console.print(
+            f"[{self.counts.total()}/{self.total}] {event.job}: [{colour}]{event.status}[/] in {event.seconds:.1f} s",
+            highlight=False,
+        )
         if event.status != "ok":
-            self.console.print("    " + event.reason.replace("\n", "\n    "), style=colour, markup=False, highlight=False)
+            self.console.print(
+                "    " + event.reason.replace("\n", "\n    "), style=colour, markup=False, highlight=False
+            )
 
     def _ends_at(self, completed: float) -> str:
         if not completed:

@@ -67,8 +67,9 @@ def work(job: Job, out: Path, pipe: Connection) -> None:
     pipe.close()
 
 
-def make_records(job: Job, status: Status, reason: str, measurements: list[Measurement], seconds: float,
-                 peak: float, utc: str) -> list[Record]:
+def make_records(
+    job: Job, status: Status, reason: str, measurements: list[Measurement], seconds: float, peak: float, utc: str
+) -> list[Record]:
     """The records of a job: one a measurement, or one a row with the status of a job that gave none.
 
     A value that is not finite becomes a failed record that says so.
@@ -81,15 +82,33 @@ def make_records(job: Job, status: Status, reason: str, measurements: list[Measu
     def record(m: Measurement) -> Record:
         finite = math.isfinite(m.value)
         return Record(
-            paper=job.paper.key, table=experiment.table, row=m.row, column=m.column,
-            value=m.value if finite else None, unit=columns[m.column].unit if m.column else "",
-            low=m.low, high=m.high, interval=m.interval, samples=m.samples, step=m.step, note=m.note,
-            experiment=experiment.key, seed=job.seed, scale=job.scale,
+            paper=job.paper.key,
+            table=experiment.table,
+            row=m.row,
+            column=m.column,
+            value=m.value if finite else None,
+            unit=columns[m.column].unit if m.column else "",
+            low=m.low,
+            high=m.high,
+            interval=m.interval,
+            samples=m.samples,
+            step=m.step,
+            note=m.note,
+            experiment=experiment.key,
+            seed=job.seed,
+            scale=job.scale,
             status="failed" if status == "ok" and not finite else status,
             reason=f"{m.column} came out as {m.value}" if status == "ok" and not finite else reason,
-            data=job.data_name, device=device_name(job.device), threads=at.threads,
-            dtype=getattr(at.settings, "dtype", "float32"), seconds=seconds, peak_mebibytes=peak,
-            versions=json.dumps(versions()), code=job.code, digest=job.digest, time=utc,
+            data=job.data_name,
+            device=device_name(job.device),
+            threads=at.threads,
+            dtype=getattr(at.settings, "dtype", "float32"),
+            seconds=seconds,
+            peak_mebibytes=peak,
+            versions=json.dumps(versions()),
+            code=job.code,
+            digest=job.digest,
+            time=utc,
         )
 
     return [record(m) for m in measurements]
@@ -122,6 +141,7 @@ def _end_with_parent() -> None:
     """Ends this process when the runner dies, even by SIGKILL: nobody would read its result."""
     parent = multiprocessing.parent_process()
     if parent is not None:
+
         def watch(sentinel: int = parent.sentinel) -> None:
             wait([sentinel])
             os._exit(1)
@@ -137,7 +157,7 @@ def last_lines(log: Path, count: int = 5) -> str:
 
 
 def peak_mebibytes(job: Job) -> float:
-    """The most memory this process held: on the GPU where the job ran there, else resident (Linux: KiB, macOS: bytes)."""
+    """The most memory this process held: on the GPU where the job ran there, else resident."""
     if job.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

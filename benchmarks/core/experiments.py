@@ -16,7 +16,7 @@ Scale = Literal["quick", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("quick", "small", "paper")
 
 
-class Unavailable(Exception):  # noqa: N818 - a state of the machine, not a fault of the program
+class Unavailable(Exception):
     """Something that an experiment needs is not on this machine; `remedy` is the command or step that would get it."""
 
     def __init__(self, reason: str, remedy: str) -> None:
@@ -63,7 +63,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a running experiment is given: its settings, seed, device, the user's data (or None) and a progress callback."""
+    """What a running experiment is given; `data` is the user's folder or None, `progress` a callback."""
 
     settings: Any
     seed: int
@@ -85,7 +85,7 @@ class Need:
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """A network of a plan: `build` makes the module and `inputs` its example arguments (called under the meta device)."""
+    """A network of a plan: `build` makes the module, `inputs` its example arguments, both under the meta device."""
 
     name: str
     build: Callable[[], Any]
@@ -128,7 +128,8 @@ class Experiment:
     """One function that fills some rows of one table at the scales it declares.
 
     `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
-    from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine.
+    from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine. `check`
+    looks at the user's data before any job starts and raises ValueError for what the experiment cannot use.
     """
 
     key: str
@@ -137,6 +138,7 @@ class Experiment:
     columns: tuple[Column, ...]
     scales: Mapping[Scale, AtScale]
     run: Callable[[Context], Iterator[Result]]
+    check: Callable[[Any, Path | None], None] = lambda settings, data: None
     protocol: tuple[tuple[str, str, str], ...] = ()
     timed: bool = False
 
@@ -145,8 +147,7 @@ class Experiment:
 class Paper:
     """A paper of the suite. One without experiments has published numbers only, and `list` says so.
 
-    `figures` names the curves worth drawing as (table, column); `about` tells in the report what the experiments are
-    and what they are not, one paragraph a scale.
+    `about` tells in the report what the experiments are and what they are not, one paragraph a scale.
     """
 
     key: str

@@ -52,8 +52,14 @@ class Record:
     time: str
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Status": pa.string(),
-          "float | None": pa.float64(), "int | None": pa.int64()}
+_TYPES = {
+    "str": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "Status": pa.string(),
+    "float | None": pa.float64(),
+    "int | None": pa.int64(),
+}
 SCHEMA = pa.schema(
     [pa.field(f.name, _TYPES[str(f.type)], nullable="None" in str(f.type)) for f in fields(Record)],
     metadata={"gengauge_schema": str(SCHEMA_VERSION)},

@@ -59,12 +59,14 @@ def _read_part(path: Path) -> pa.Table | None:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        return _set_aside(path, str(error))
+        _set_aside(path, str(error))
+        return None
     version = int((table.schema.metadata or {}).get(b"gengauge_schema", b"0"))
     if version > SCHEMA_VERSION:
         raise ValueError(f"{path} has schema {version}, this gengauge reads up to {SCHEMA_VERSION}; update gengauge")
     if table.schema.names != SCHEMA.names:
-        return _set_aside(path, "its columns are not those of a record")
+        _set_aside(path, "its columns are not those of a record")
+        return None
     return table.cast(SCHEMA)
 
 

@@ -52,7 +52,7 @@ class Row:
 class PublishedNumber:
     """One number as the paper prints it, or the place of one that could not be obtained (`text` empty).
 
-    `confidence` says whether the number was read in a source or is remembered; `kind` sets run settings apart from results.
+    `confidence` says whether the number was read in a source or is remembered; `kind` sets run settings apart.
     """
 
     table: str
@@ -138,7 +138,9 @@ def tables_of(numbers: Iterable[PublishedNumber]) -> tuple[Table, ...]:
         for n in group:
             column = Column(n.column, n.metric, n.unit, n.direction)
             if columns.setdefault(n.column, column) != column:
-                raise ValueError(f"table {key}: column {n.column} is defined in two ways: {columns[n.column]}, {column}")
+                raise ValueError(
+                    f"table {key}: column {n.column} is defined in two ways: {columns[n.column]}, {column}"
+                )
         rows = tuple(dict.fromkeys(n.row for n in group))
         tables.append(Table(key, group[0].title, tuple(columns.values()), rows, tuple(group)))
     return tuple(tables)

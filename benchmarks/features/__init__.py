@@ -1,0 +1,1 @@
+"""Features of pictures by pretrained networks: loading, resizing, batching, caching."""

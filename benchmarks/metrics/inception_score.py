@@ -9,7 +9,9 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def inception_score(probabilities: Array, splits: int = 10, borders: Literal["equal", "even"] = "equal") -> tuple[float, float]:
+def inception_score(
+    probabilities: Array, splits: int = 10, borders: Literal["equal", "even"] = "equal"
+) -> tuple[float, float]:
     """Mean and population standard deviation over splits of exp(mean KL(p(y|x) || p(y))), natural logarithm.
 
     `probabilities` (N, classes). With `equal` borders each split has floor(N / splits) pictures and the remainder is
@@ -22,8 +24,10 @@ def inception_score(probabilities: Array, splits: int = 10, borders: Literal["eq
     if not (np.isfinite(p).all() and (p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-3)):
         raise ValueError("each row must be probabilities: not negative, with sum 1")
     n = len(p) // splits
-    ends = [(i * n, (i + 1) * n) if borders == "equal" else (i * len(p) // splits, (i + 1) * len(p) // splits)
-            for i in range(splits)]
+    ends = [
+        (i * n, (i + 1) * n) if borders == "equal" else (i * len(p) // splits, (i + 1) * len(p) // splits)
+        for i in range(splits)
+    ]
     scores = [_score(p[start:end]) for start, end in ends]
     return float(np.mean(scores)), float(np.std(scores))
 

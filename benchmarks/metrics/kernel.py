@@ -30,12 +30,15 @@ def kernel_distance(real: Array, fake: Array, indices: Sequence[tuple[Array, Arr
     return float(np.mean([_estimate(real[r], fake[f]) for r, f in indices]))
 
 
-def draw_subsets(real: int, fake: int, generator: np.random.Generator, subsets: int = 100,
-                 size: int = 1000) -> list[tuple[Array, Array]]:
+def draw_subsets(
+    real: int, fake: int, generator: np.random.Generator, subsets: int = 100, size: int = 1000
+) -> list[tuple[Array, Array]]:
     """clean-fid's protocol: `subsets` pairs of min(real, fake, size) indices, without replacement inside a subset."""
     size = min(real, fake, size)
-    return [(generator.choice(real, size, replace=False), generator.choice(fake, size, replace=False))
-            for _ in range(subsets)]
+    return [
+        (generator.choice(real, size, replace=False), generator.choice(fake, size, replace=False))
+        for _ in range(subsets)
+    ]
 
 
 def kid(real: Array, fake: Array, seed: int = 0) -> KernelDistance:

@@ -24,12 +24,15 @@ def precision_recall(real: Array, fake: Array, k: int = 3) -> tuple[float, float
 
 def _radii(x: Array, k: int) -> Array:
     """Squared distance of each feature to its k-th neighbour, itself not counted."""
-    return np.concatenate([np.partition(_squared_distances(x[i:i + CHUNK], x), k, axis=1)[:, k]
-                           for i in range(0, len(x), CHUNK)])
+    return np.concatenate(
+        [np.partition(_squared_distances(x[i : i + CHUNK], x), k, axis=1)[:, k] for i in range(0, len(x), CHUNK)]
+    )
 
 
 def _share_inside(queries: Array, centres: Array, radii: Array) -> float:
-    inside = [(_squared_distances(queries[i:i + CHUNK], centres) <= radii).any(1) for i in range(0, len(queries), CHUNK)]
+    inside = [
+        (_squared_distances(queries[i : i + CHUNK], centres) <= radii).any(1) for i in range(0, len(queries), CHUNK)
+    ]
     return float(np.concatenate(inside).mean())
 
 

@@ -1,0 +1,29 @@
+"""The papers of the suite, by where each is declared."""
+
+from __future__ import annotations
+
+from gengauge.benchmarks.core.experiments import Paper
+from gengauge.benchmarks.core.tables import load_tables
+
+
+def _published_only(key: str, name: str, title: str, venue: str) -> Paper:
+    return Paper(key, name, title, venue, load_tables(key))
+
+
+sige = _published_only(
+    "sige", "SIGE", "Efficient Spatially Sparse Inference for Conditional GANs and Diffusion Models", "NeurIPS 2022"
+)
+custom_diffusion = _published_only(
+    "custom_diffusion", "Custom Diffusion", "Multi-Concept Customization of Text-to-Image Diffusion", "CVPR 2023"
+)
+gangealing = _published_only("gangealing", "GANgealing", "GAN-Supervised Dense Visual Alignment", "CVPR 2022")
+gan_warping = _published_only("gan_warping", "GAN Warping", "Rewriting Geometric Rules of a GAN", "SIGGRAPH 2022")
+sdedit = _published_only(
+    "sdedit", "SDEdit", "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", "ICLR 2022"
+)
+cut = _published_only("cut", "CUT", "Contrastive Learning for Unpaired Image-to-Image Translation", "ECCV 2020")
+
+SOURCES = (
+    "gengauge.benchmarks.papers.diffaugment:PAPER",
+    *(f"{__name__}:{key}" for key in ("sige", "custom_diffusion", "gangealing", "gan_warping", "sdedit", "cut")),
+)

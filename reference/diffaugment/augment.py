@@ -68,8 +68,13 @@ def cutout_size(height: int, width: int) -> tuple[int, int]:
     return int(height * CUTOUT_RATIO + 0.5), int(width * CUTOUT_RATIO + 0.5)
 
 
-def draw(policy: str, shape: Sequence[int], generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32,
-         device: torch.device | str = "cpu") -> list[dict[str, Tensor]]:
+def draw(
+    policy: str,
+    shape: Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> list[dict[str, Tensor]]:
     """The draws of a policy for pictures of `shape` (N, C, H, W): one mapping a part, in the published order.
 
     Uniforms (N, 1, 1, 1) in `dtype` are named `brightness_u`, `saturation_u`, `contrast_u`; integers (N, 1, 1) int64
@@ -84,16 +89,25 @@ def draw(policy: str, shape: Sequence[int], generator: torch.Generator | None = 
     draws: list[dict[str, Tensor]] = []
     for part in parts(policy):
         if part == "color":
-            draws.append({f"{name}_u": torch.rand(n, 1, 1, 1, generator=generator, dtype=dtype, device=device)
-                          for name in ("brightness", "saturation", "contrast")})
+            draws.append(
+                {
+                    f"{name}_u": torch.rand(n, 1, 1, 1, generator=generator, dtype=dtype, device=device)
+                    for name in ("brightness", "saturation", "contrast")
+                }
+            )
         elif part == "translation":
             limits = shift_limits(height, width)
-            draws.append({f"translation_{axis}": integers(-limit, limit)
-                          for axis, limit in zip("xy", limits, strict=True)})
+            draws.append(
+                {f"translation_{axis}": integers(-limit, limit) for axis, limit in zip("xy", limits, strict=True)}
+            )
         else:
             # The centre of an even window may lie one past the last pixel.
-            draws.append({f"cutout_{axis}": integers(0, length - size % 2)
-                          for axis, length, size in zip("xy", (height, width), cutout_size(height, width), strict=True)})
+            draws.append(
+                {
+                    f"cutout_{axis}": integers(0, length - size % 2)
+                    for axis, length, size in zip("xy", (height, width), cutout_size(height, width), strict=True)
+                }
+            )
     return draws
 
 
@@ -105,12 +119,20 @@ def parts(policy: str) -> list[str]:
     names = policy.split(",") if policy else []
     for name in names:
         if name not in ("color", "translation", "cutout"):
-            raise ValueError(f"policy {policy!r}: there is no augmentation {name!r}; there are color, translation, cutout")
+            raise ValueError(
+                f"policy {policy!r}: there is no augmentation {name!r}; there are color, translation, cutout"
+            )
     return names
 
 
-def diff_augment(x: Tensor, policy: str = "color,translation,cutout", *, generator: torch.Generator | None = None,
-                 draws: Sequence[Draws] | None = None, channels_first: bool = True) -> Tensor:
+def diff_augment(
+    x: Tensor,
+    policy: str = "color,translation,cutout",
+    *,
+    generator: torch.Generator | None = None,
+    draws: Sequence[Draws] | None = None,
+    channels_first: bool = True,
+) -> Tensor:
     """T(x): the parts of the policy from left to right, with independent draws for each picture of the batch.
 
     x is (N, C, H, W) floating point, or (N, H, W, C) with `channels_first=False`; gradients flow through. `draws` (see
@@ -119,7 +141,9 @@ def diff_augment(x: Tensor, policy: str = "color,translation,cutout", *, generat
     """
     names = parts(policy)
     if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"diff_augment takes a floating-point batch of four dimensions, not {x.dtype} {tuple(x.shape)}")
+        raise ValueError(
+            f"diff_augment takes a floating-point batch of four dimensions, not {x.dtype} {tuple(x.shape)}"
+        )
     if not names:
         return x
     if not channels_first:
@@ -127,7 +151,9 @@ def diff_augment(x: Tensor, policy: str = "color,translation,cutout", *, generat
     if draws is None:
         draws = draw(policy, x.shape, generator, x.dtype, x.device)
     if len(draws) != len(names):
-        raise ValueError(f"policy {policy!r} has {len(names)} parts and takes as many mappings of draws, not {len(draws)}")
+        raise ValueError(
+            f"policy {policy!r} has {len(names)} parts and takes as many mappings of draws, not {len(draws)}"
+        )
     for name, values in zip(names, draws, strict=True):
         if name == "color":
             x = brightness(x, values["brightness_u"])
@@ -140,4 +166,3 @@ def diff_augment(x: Tensor, policy: str = "color,translation,cutout", *, generat
     if not channels_first:
         x = x.permute(0, 2, 3, 1)
     return x.contiguous()
-

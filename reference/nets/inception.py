@@ -23,8 +23,14 @@ INPUT_SIZE = 299
 class BasicConv2d(nn.Module):
     """Convolution without bias, batch norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int = 1,
-                 padding: int | tuple[int, int] = 0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(out_channels, eps=1e-3)
@@ -47,12 +53,15 @@ class InceptionA(nn.Module):
         self.branch_pool = BasicConv2d(channels, pool, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([
-            self.branch1x1(x),
-            self.branch5x5_2(self.branch5x5_1(x)),
-            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            self.branch_pool(_average(x)),
-        ], 1)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch5x5_2(self.branch5x5_1(x)),
+                self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+                self.branch_pool(_average(x)),
+            ],
+            1,
+        )
 
 
 class InceptionB(nn.Module):
@@ -66,11 +75,14 @@ class InceptionB(nn.Module):
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([
-            self.branch3x3(x),
-            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            F.max_pool2d(x, 3, 2),
-        ], 1)
+        return torch.cat(
+            [
+                self.branch3x3(x),
+                self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+                F.max_pool2d(x, 3, 2),
+            ],
+            1,
+        )
 
 
 class InceptionC(nn.Module):
@@ -78,26 +90,35 @@ class InceptionC(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        row, column = {"kernel_size": (1, 7), "padding": (0, 3)}, {"kernel_size": (7, 1), "padding": (3, 0)}
+
+        def row(inputs: int, outputs: int) -> BasicConv2d:
+            return BasicConv2d(inputs, outputs, (1, 7), padding=(0, 3))
+
+        def column(inputs: int, outputs: int) -> BasicConv2d:
+            return BasicConv2d(inputs, outputs, (7, 1), padding=(3, 0))
+
         self.branch1x1 = BasicConv2d(768, 192, 1)
         self.branch7x7_1 = BasicConv2d(768, width, 1)
-        self.branch7x7_2 = BasicConv2d(width, width, **row)
-        self.branch7x7_3 = BasicConv2d(width, 192, **column)
+        self.branch7x7_2 = row(width, width)
+        self.branch7x7_3 = column(width, 192)
         self.branch7x7dbl_1 = BasicConv2d(768, width, 1)
-        self.branch7x7dbl_2 = BasicConv2d(width, width, **column)
-        self.branch7x7dbl_3 = BasicConv2d(width, width, **row)
-        self.branch7x7dbl_4 = BasicConv2d(width, width, **column)
-        self.branch7x7dbl_5 = BasicConv2d(width, 192, **row)
+        self.branch7x7dbl_2 = column(width, width)
+        self.branch7x7dbl_3 = row(width, width)
+        self.branch7x7dbl_4 = column(width, width)
+        self.branch7x7dbl_5 = row(width, 192)
         self.branch_pool = BasicConv2d(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        return torch.cat([
-            self.branch1x1(x),
-            self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
-            self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-            self.branch_pool(_average(x)),
-        ], 1)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
+                self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
+                self.branch_pool(_average(x)),
+            ],
+            1,
+        )
 
 
 class InceptionD(nn.Module):
@@ -137,12 +158,17 @@ class InceptionE(nn.Module):
         single = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         pooled = F.max_pool2d(x, 3, 1, 1) if self.max_pool else _average(x)
-        return torch.cat([
-            self.branch1x1(x),
-            self.branch3x3_2a(single), self.branch3x3_2b(single),
-            self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double),
-            self.branch_pool(pooled),
-        ], 1)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch3x3_2a(single),
+                self.branch3x3_2b(single),
+                self.branch3x3dbl_3a(double),
+                self.branch3x3dbl_3b(double),
+                self.branch_pool(pooled),
+            ],
+            1,
+        )
 
 
 class Inception2015(nn.Module):
@@ -205,7 +231,7 @@ def fold_batch_norm(network: Inception2015) -> Inception2015:
         conv.weight = nn.Parameter((conv.weight.detach().double() * gain[:, None, None, None]).to(conv.weight.dtype))
         conv.bias = nn.Parameter((bn.bias.detach().double() - mean * gain).to(conv.weight.dtype))
         module.bn = nn.Identity()
-    return network.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def from_carrier_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -254,15 +280,18 @@ def _carrier_names() -> dict[str, str]:
     chain("mixed_8", "tower", "Mixed_7a", "branch3x3", 2)
     chain("mixed_8", "tower_1", "Mixed_7a", "branch7x7x3", 4)
     for i, ours in enumerate(("Mixed_7b", "Mixed_7c"), start=9):
-        names |= {f"mixed_{i}.{theirs}": f"{ours}.{branch}" for theirs, branch in {
-            "conv": "branch1x1",
-            "tower_conv": "branch3x3_1",
-            "tower_mixed_conv": "branch3x3_2a",
-            "tower_mixed_conv_1": "branch3x3_2b",
-            "tower_1_conv": "branch3x3dbl_1",
-            "tower_1_conv_1": "branch3x3dbl_2",
-            "tower_1_mixed_conv": "branch3x3dbl_3a",
-            "tower_1_mixed_conv_1": "branch3x3dbl_3b",
-            "tower_2_conv": "branch_pool",
-        }.items()}
+        names |= {
+            f"mixed_{i}.{theirs}": f"{ours}.{branch}"
+            for theirs, branch in {
+                "conv": "branch1x1",
+                "tower_conv": "branch3x3_1",
+                "tower_mixed_conv": "branch3x3_2a",
+                "tower_mixed_conv_1": "branch3x3_2b",
+                "tower_1_conv": "branch3x3dbl_1",
+                "tower_1_conv_1": "branch3x3dbl_2",
+                "tower_1_mixed_conv": "branch3x3dbl_3a",
+                "tower_1_mixed_conv_1": "branch3x3dbl_3b",
+                "tower_2_conv": "branch_pool",
+            }.items()
+        }
     return names

@@ -33,8 +33,11 @@ AWAITED = ("biggan_", "sg2_", "data_subsets")
 
 def cases(prefix: str, ending: str) -> list[object]:
     """A test item a group of tensors in the files of a kind: (file, what stands before `ending`)."""
-    return [pytest.param(path, name, id=f"{path.stem}-{name}")
-            for path in files(PAPER, prefix) for name in prefixes(load(path)[0], ending)]
+    return [
+        pytest.param(path, name, id=f"{path.stem}-{name}")
+        for path in files(PAPER, prefix)
+        for name in prefixes(load(path)[0], ending)
+    ]
 
 
 def test_every_golden_file_is_of_a_known_kind() -> None:
@@ -84,14 +87,24 @@ def test_extreme_draws(path: Path, name: str) -> None:
     assert_close(out, tensors[f"{name}.out"], 0.0)
 
 
-@pytest.mark.parametrize(("path", "name"), [case for path in files(PAPER, "diffaug_edges") for case in [
-    pytest.param(path, key, id=f"{path.stem}-{key}") for key in load(path)[0] if key.startswith("limits")]])
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        case
+        for path in files(PAPER, "diffaug_edges")
+        for case in [
+            pytest.param(path, key, id=f"{path.stem}-{key}") for key in load(path)[0] if key.startswith("limits")
+        ]
+    ],
+)
 def test_limits_of_draws(path: Path, name: str) -> None:
     height, width, *golden = load(path)[0][name].tolist()
     shifts, sizes = augment.shift_limits(height, width), augment.cutout_size(height, width)
     assert [*shifts, *sizes] == golden[:4]
     # Enough draws that each end of each range comes up: the rarest has a share of 1 / 25 or so.
-    translations, cutouts = augment.draw("translation,cutout", (4096, 3, height, width), torch.Generator().manual_seed(0))
+    translations, cutouts = augment.draw(
+        "translation,cutout", (4096, 3, height, width), torch.Generator().manual_seed(0)
+    )
     for axis, shift, centre in zip("xy", shifts, golden[4:6], strict=True):
         assert translations[f"translation_{axis}"].unique().tolist() == list(range(-shift, shift + 1))
         assert cutouts[f"cutout_{axis}"].unique().tolist() == list(range(centre + 1))

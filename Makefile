@@ -1,0 +1,49 @@
+# `make quick` and `make test` are all that a newcomer needs; both make their own environment in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where mypy sees the folders at the top as the one package that they are installed as.
+PACKAGE := build/package
+
+.PHONY: quick test check bench format clean
+
+## Run the suite at quick scale and write out/quick/report/index.html.
+quick: $(VENV)/.quick
+	$(BIN)/gengauge run --scale quick || [ $$? -eq 3 ]
+	$(BIN)/gengauge report out/quick
+
+## Check style, types and import rules, then run the tests.
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p $(PACKAGE)/gengauge
+	for part in benchmarks reference kernels datasets reports; do ln -sfn ../../../$$part $(PACKAGE)/gengauge/$$part; done
+	MYPYPATH=$(PACKAGE) $(BIN)/mypy -p gengauge
+	$(BIN)/lint-imports
+
+## Measure the speed of everything hot (minutes; not part of the tests).
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-only --benchmark-disable-gc -o python_files='bench_*.py'
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build out *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.quick: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[weights]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[weights,dev]'
+	touch $@ $(VENV)/.quick

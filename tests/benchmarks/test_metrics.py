@@ -1,0 +1,154 @@
+"""Metrics against clean-fid, against brute force, and on what cannot be measured."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from cleanfid.fid import frechet_distance as clean_frechet
+from cleanfid.fid import kernel_distance as clean_kernel
+
+from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
+from gengauge.benchmarks.metrics.inception_score import inception_score
+from gengauge.benchmarks.metrics.kernel import draw_subsets, jackknife_error, kernel_distance, kid
+from gengauge.benchmarks.metrics.leakage import leakage, marked
+from gengauge.benchmarks.metrics.precision_recall import precision_recall
+from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.datasets import world
+from gengauge.reference.diffaugment.augment import diff_augment
+
+
+def features(count: int, dimensions: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    """Non-negative and correlated, with a fast falling spectrum, as pooled activations are."""
+    mixing = np.random.default_rng(99).normal(size=(dimensions, dimensions)) * 0.9 ** np.arange(dimensions)
+    x = np.random.default_rng(seed).normal(size=(count, dimensions)) @ mixing.T + shift
+    return np.abs(0.3 * x + 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("real", "fake", "dimensions"), [(500, 400, 64), (50, 400, 64), (40, 30, 64), (30, 30, 256)])
+def test_fid_agrees_with_clean_fid(real: int, fake: int, dimensions: int) -> None:
+    x, y = features(real, dimensions, 0), features(fake, dimensions, 1, 0.4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clean-fid calls scipy's square root with an argument it will drop
+        theirs = clean_frechet(x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
+    a, b = fit(x), fit(y)
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+    bare = [Gaussian(g.mean, g.covariance) for g in (a, b)]
+    assert frechet_distance(*bare) == pytest.approx(theirs, rel=1e-6)
+    assert frechet_distance(bare[0], b) == pytest.approx(theirs, rel=1e-6)
+    assert frechet_distance(a, bare[1]) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_fid_of_gaussians_known_in_closed_form() -> None:
+    a = Gaussian(np.array([0.0, 0.0]), np.diag([1.0, 4.0]))
+    b = Gaussian(np.array([3.0, 4.0]), np.diag([9.0, 16.0]))
+    assert frechet_distance(a, b) == pytest.approx(25 + (1 - 3) ** 2 + (2 - 4) ** 2)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-12)
+
+
+def test_kid_agrees_with_clean_fid_on_the_same_subsets() -> None:
+    real, fake = features(150, 32, 0), features(130, 32, 1, 0.3)
+    np.random.seed(3)  # noqa: NPY002 - clean-fid draws from the global generator: generated first, then real
+    theirs = clean_kernel(real, fake, num_subsets=7, max_subset_size=40)
+    np.random.seed(3)  # noqa: NPY002
+    subsets = []
+    for _ in range(7):
+        of_fake = np.random.choice(130, 40, replace=False)  # noqa: NPY002
+        subsets.append((np.random.choice(150, 40, replace=False), of_fake))  # noqa: NPY002
+    assert kernel_distance(real, fake, subsets) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_kid_is_unbiased_and_its_interval_covers_zero_for_equal_distributions() -> None:
+    found = [kid(features(60, 16, 2 * i), features(60, 16, 2 * i + 1)) for i in range(200)]
+    values = np.array([k.value for k in found])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
+    assert 0.9 < np.mean([k.low <= 0 <= k.high for k in found]) <= 1
+
+
+def test_the_jackknife_equals_leaving_out_each_picture() -> None:
+    x, y = features(12, 8, 0).astype(np.float64), features(9, 8, 1, 0.5).astype(np.float64)
+
+    def estimate(a: np.ndarray, b: np.ndarray) -> float:
+        def k(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+            return (p @ q.T / 8 + 1) ** 3
+
+        off = ~np.eye(len(a), dtype=bool), ~np.eye(len(b), dtype=bool)
+        return float(k(a, a)[off[0]].mean() + k(b, b)[off[1]].mean() - 2 * k(a, b).mean())
+
+    assert kid(x, y).value == pytest.approx(estimate(x, y))
+    left_x = np.array([estimate(np.delete(x, i, 0), y) for i in range(12)])
+    left_y = np.array([estimate(x, np.delete(y, i, 0)) for i in range(9)])
+    variance = sum((len(v) - 1) / len(v) * ((v - v.mean()) ** 2).sum() for v in (left_x, left_y))
+    assert jackknife_error(x, y) == pytest.approx(np.sqrt(variance))
+
+
+def test_subsets_are_drawn_without_replacement_and_no_larger_than_the_smaller_side() -> None:
+    subsets = draw_subsets(30, 50, np.random.default_rng(0), subsets=4, size=1000)
+    assert [len(r) for r, _ in subsets] == [30] * 4
+    assert all(len(set(f)) == 30 for _, f in subsets)
+
+
+def test_inception_score_of_known_cases() -> None:
+    assert inception_score(np.full((100, 8), 1 / 8))[0] == pytest.approx(1)
+    certain = np.eye(10)[np.arange(100) % 10]
+    assert inception_score(certain) == pytest.approx((10, 0))
+    # 25 rows in 10 equal splits use 20 of them; even borders use all.
+    rows = np.random.default_rng(0).dirichlet(np.ones(5), 25)
+    assert inception_score(rows)[0] == pytest.approx(inception_score(rows[:20])[0])
+    assert inception_score(rows, borders="even")[0] != pytest.approx(inception_score(rows)[0])
+
+
+def test_precision_and_recall_by_brute_force() -> None:
+    real, fake = features(80, 6, 0), features(70, 6, 1, 0.6)
+
+    def share(queries: np.ndarray, centres: np.ndarray) -> float:
+        radii = [np.sort(np.linalg.norm(centres - c, axis=1))[3] for c in centres]
+        return float(np.mean([(np.linalg.norm(centres - q, axis=1) <= radii).any() for q in queries]))
+
+    precision, recall = precision_recall(real, fake)
+    assert precision == pytest.approx(share(fake.astype(float), real.astype(float)))
+    assert recall == pytest.approx(share(real.astype(float), fake.astype(float)))
+    assert 0 < precision < 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fit(np.zeros((1, 4))), "N >= 2"),
+        (lambda: fit(np.array([[1.0, np.nan], [0, 0]])), "1 of 2 features are not finite"),
+        (lambda: frechet_distance(fit(np.eye(3)), fit(np.eye(4))), "3 and 4 dimensions"),
+        (lambda: kid(np.eye(3), np.eye(4)), "3 and 4 dimensions"),
+        (lambda: kid(np.full((4, 3), np.inf), np.eye(3)), "finite real features"),
+        (lambda: inception_score(np.ones((20, 3))), "sum 1"),
+        (lambda: inception_score(np.ones((5, 1))), "10 splits"),
+        (lambda: precision_recall(np.eye(3), np.eye(5)), "neighbour 3"),
+        (lambda: to_uint8(torch.tensor([float("nan")])), "not finite"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()  # type: ignore[operator]
+
+
+def test_grey_levels_saturate() -> None:
+    assert to_uint8(torch.tensor([-2.0, -1, 0, 1, 2])).tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("policy", ["cutout", "translation", "translation,cutout"])
+def test_leakage_tells_augmented_pictures_from_untouched_ones(policy: str) -> None:
+    reals = world.pictures(5, range(160), 32).float() / 127.5 - 1
+    generator = torch.Generator().manual_seed(0)
+    first, second = (diff_augment(reals, policy, generator=generator) for _ in range(2))
+    assert marked(reals).float().mean() < 0.25
+    assert leakage(first, reals, second) == pytest.approx(1, abs=0.15)
+    half = torch.cat([reals[:80], first[80:]])
+    assert leakage(half, reals, second) == pytest.approx(0.5, abs=0.15)
+    assert leakage(reals.flip(3), reals, second) == pytest.approx(0, abs=1e-9)
+
+
+def test_leakage_refuses_pictures_where_marks_tell_nothing() -> None:
+    grey = torch.zeros(8, 3, 32, 32)
+    with pytest.raises(ValueError, match="they tell nothing"):
+        leakage(grey, grey, grey)

@@ -1,0 +1,131 @@
+"""A paper for the tests of the harness: experiments that work, fail, hang, grow, or lack something."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gengauge.benchmarks.core.claims import Cell, Claim
+from gengauge.benchmarks.core.experiments import (
+    AtScale,
+    Context,
+    Experiment,
+    Limits,
+    Measurement,
+    Paper,
+    Picture,
+    Result,
+    Unavailable,
+)
+from gengauge.benchmarks.core.tables import Column, PublishedNumber, tables_of
+
+SOURCE = "toy_paper:PAPER"
+COLUMN = Column("score", "A score", "1", "lower")
+
+
+@dataclass(frozen=True)
+class Settings:
+    seconds: float = 0.0
+
+
+def good(context: Context) -> Iterator[Result]:
+    for step in (1, 2):
+        context.progress(step, 2, "working")
+        yield Measurement("plain", "score", step / 2 + context.seed, step=step)
+        time.sleep(context.settings.seconds)
+    yield Measurement("plain", "score", 10.0 + context.seed, 9.0, 11.0, "made up", samples=5)
+    yield Picture("plain", "square", np.full((4, 4, 3), 200, np.uint8), "a grey square")
+
+
+def better(context: Context) -> Iterator[Result]:
+    yield Measurement("better", "score", 5.0 + context.seed * 1.1)
+
+
+def fails(context: Context) -> Iterator[Result]:
+    print("what the log says last")
+    raise RuntimeError("the toy broke")
+    yield
+
+
+def not_a_number(context: Context) -> Iterator[Result]:
+    yield Measurement("plain", "score", float("nan"))
+
+
+def hangs(context: Context) -> Iterator[Result]:
+    time.sleep(60)
+    yield Measurement("plain", "score", 1.0)
+
+
+def grows(context: Context) -> Iterator[Result]:
+    held = [np.ones(2**24) for _ in range(16)]  # 2 GiB
+    time.sleep(60)
+    yield Measurement("plain", "score", float(len(held)))
+
+
+def dies(context: Context) -> Iterator[Result]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    yield Measurement("plain", "score", 1.0)
+
+
+def lacks(context: Context) -> Iterator[Result]:
+    raise Unavailable("no moon is up", "wait for the night")
+    yield
+
+
+def surroundings(context: Context) -> Iterator[Result]:
+    yield Measurement("plain", "score", float(len(os.environ.get("MALLOC_TOP_PAD_", ""))))
+
+
+def undeclared(context: Context) -> Iterator[Result]:
+    yield Measurement("plain", "other", 1.0)
+
+
+def experiment(
+    run: Callable[[Context], Iterator[Result]],
+    row: str = "plain",
+    seeds: int = 1,
+    limits: Limits = Limits(60, 4),  # noqa: B008 - frozen
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    timed: bool = False,
+) -> Experiment:
+    scale = AtScale(settings, seeds, limits)
+    return Experiment(run.__name__, "toys", (row,), (COLUMN,), {"quick": scale}, run, timed=timed)
+
+
+def _number(method: str, text: str) -> PublishedNumber:
+    return PublishedNumber(
+        "toys", "Table 1: toys", method, "", "score", "A score", "1", "lower", text, "", "", "result", "nowhere", "read"
+    )
+
+
+def paper(*experiments: Experiment) -> Paper:
+    claim = Claim(
+        "lower",
+        "Better is lower.",
+        "toys",
+        {"plain": Cell("plain", "score"), "better": Cell("better", "score")},
+        lambda v: v["plain"] - v["better"],
+    )
+    tables = tables_of([_number("Plain", "10.5"), _number("Better", "5.25"), _number("Elsewhere", "7")])
+    about = {"quick": "Toys & nothing else."}
+    return Paper("toy", "Toy", "A Paper of <Toys>", "TOYS 1999", tables, experiments, (claim,), about)
+
+
+PAPER = paper(experiment(good, seeds=3), experiment(better, "better", seeds=3))
+SLOW = paper(*[experiment(good, seeds=6, settings=Settings(0.4))])
+BAD = paper(
+    experiment(good),
+    experiment(fails),
+    experiment(not_a_number),
+    experiment(hangs, limits=Limits(2, 4)),
+    experiment(grows, limits=Limits(60, 1.5)),
+    experiment(dies),
+    experiment(lacks),
+    experiment(undeclared),
+)
+TIMED = paper(experiment(good), experiment(surroundings, timed=True))

@@ -1,0 +1,137 @@
+"""Reading checkpoints: every layout that is meant to load does, and a hostile file runs nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gengauge.datasets import checkpoints
+from gengauge.datasets.checkpoints import DamagedCheckpoint, UnsafeCheckpoint, read_tensors
+
+
+class Hostile:
+    """Unpickled freely, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> object:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_safetensors_and_torch_files(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(3, 4), "b": torch.arange(5)}
+    save_file(state, tmp_path / "x.safetensors")
+    torch.save({"G": OrderedDict(state), "steps": 3, "list": [state["b"]]}, tmp_path / "x.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_tensors(tmp_path / "x.safetensors")["a.weight"], state["a.weight"])
+    read = read_tensors(tmp_path / "x.pth")
+    assert set(read) == {"G.a.weight", "G.b", "list.0"}
+    assert torch.equal(read["G.a.weight"], state["a.weight"])
+    assert torch.equal(read_tensors(tmp_path / "old.pth")["b"], state["b"])
+
+
+def test_pickles_of_arrays(tmp_path: Path) -> None:
+    content = {"net": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2)}, "n": 3}
+    (tmp_path / "x.ckpt").write_bytes(pickle.dumps(content, protocol=2))
+    read = read_tensors(tmp_path / "x.ckpt")
+    assert read["net.kernel"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert set(read) == {"net.kernel", "net.bias"}
+
+
+class Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_torchscript_archives_without_running_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Small()
+    torch.jit.script(network).save(str(tmp_path / "x.pt"))
+    monkeypatch.setattr(torch.jit, "load", lambda *_: pytest.fail("its code was loaded"))
+    read = read_tensors(tmp_path / "x.pt")
+    for key, value in network.state_dict().items():
+        assert torch.equal(read[key], value)
+
+
+def in_zip(path: Path, pickled: bytes, code: bool) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        archive.writestr("x/version", "3\n")
+        archive.writestr("x/byteorder", "little")
+        if code:
+            archive.writestr("x/code/__torch__.py", "")
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "script", "legacy"])
+def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path: Path, kind: str) -> None:
+    mark, file = tmp_path / "made", tmp_path / "hostile.pkl"
+    payload = pickle.dumps({"weights": Hostile(mark)}, protocol=2)
+    if kind == "pickle":
+        file.write_bytes(payload)
+    elif kind == "legacy":
+        torch.save({"weights": Hostile(mark)}, file, _use_new_zipfile_serialization=False)
+    else:
+        in_zip(file, payload, code=kind == "script")
+    with pytest.raises(UnsafeCheckpoint, match=r"hostile\.pkl is refused"):
+        read_tensors(file)
+    assert not mark.exists()
+    pickle.loads(payload)  # noqa: S301 - shows that the payload is live
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("attack", ["builtins eval", "numpy load", "torch load", "collections abc"])
+def test_other_callables_are_refused_by_name(tmp_path: Path, attack: str) -> None:
+    module, name = attack.split()
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02c" + f"{module}\n{name}\n".encode() + b".")
+    with pytest.raises(UnsafeCheckpoint, match=f"asks for {module}.{name}"):
+        read_tensors(tmp_path / "x.pkl")
+
+
+def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path: Path) -> None:
+    stream, storage = io.BytesIO(), object()
+
+    class Out(pickle.Pickler):
+        def persistent_id(self, item: object) -> object:
+            return ("storage", torch.FloatStorage, "0", "cpu", 4) if item is storage else None
+
+    class Tensor:
+        def __reduce__(self) -> object:
+            return torch._utils._rebuild_tensor_v2, (storage, 0, (1000,), (1,), False, OrderedDict())
+
+    Out(stream, protocol=2).dump({"w": Tensor()})
+    in_zip(tmp_path / "x.pt", stream.getvalue(), code=True)
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("x/data/0", b"\0" * 16)
+    with pytest.raises((DamagedCheckpoint, UnsafeCheckpoint), match=r"x\.pt"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_tensors(tmp_path / "none.pth")
+    torch.save({"a": torch.zeros(100)}, tmp_path / "x.pth")
+    whole = (tmp_path / "x.pth").read_bytes()
+    for name, content in (("empty", b""), ("text", b"<html>not found</html>"), ("cut", whole[: len(whole) // 2])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DamagedCheckpoint, match=name):
+            read_tensors(tmp_path / name)
+    (tmp_path / "cut.pkl").write_bytes(pickle.dumps({"a": np.zeros(100)}, protocol=2)[:200])
+    with pytest.raises(DamagedCheckpoint, match=r"cut\.pkl"):
+        read_tensors(tmp_path / "cut.pkl")
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 100)
+    with pytest.raises(DamagedCheckpoint, match="unpack to more than"):
+        read_tensors(tmp_path / "x.pth")
