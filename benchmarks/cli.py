@@ -175,7 +175,7 @@ def run_command(
     """Run experiments and keep their records. Started again, it repeats only what is not finished."""
     console = Console()
     where = _device(device)
-    size = cast(Scale, scale.value)
+    size: Scale = scale.value
     out = out or Path("out") / size
     chosen = select(SOURCES, targets or [], size, seeds, where, data)
     if not chosen:

@@ -219,8 +219,8 @@ def _downloaded(weights: Weights, folder: Path) -> Path:
         except DownloadError as error:
             tried = str(error)
     raise WeightsNotFound(
-        f"weights {weights.key!r} ({weights.what}) were not found: {weights.variable} is not set; the cache has none in "
-        f"{folder}; carrier package {weights.carrier.package if weights.carrier else 'none'} is not installed; {tried}. "
-        f"To get them: {remedy(weights.key)}",
+        f"weights {weights.key!r} ({weights.what}) were not found: {weights.variable} is not set; the cache {folder} "
+        f"has none; no carrier package ({weights.carrier.package if weights.carrier else 'none exists'}) is installed; "
+        f"{tried}. To get them: {remedy(weights.key)}",
         remedy(weights.key),
     )

@@ -16,7 +16,7 @@ from gengauge.datasets.world.palette import (
     NATURAL_EYE_COLOURS,
     NATURAL_FUR_COLOURS,
 )
-from gengauge.datasets.world.render import MAX_SIZE, MIN_SIZE, Edit, Rendering, edit, pictures, render, to_uint8
+from gengauge.datasets.world.rendering import MAX_SIZE, MIN_SIZE, Edit, Rendering, edit, pictures, render, to_uint8
 from gengauge.datasets.world.scenes import (
     ACCESSORIES,
     ATTRIBUTES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from gengauge.datasets.world.canvas import ACCESSORY, Canvas
 from gengauge.datasets.world.face import eye_pair

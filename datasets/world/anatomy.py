@@ -155,4 +155,3 @@ EXPRESSION_MOODS: dict[str, Mood[float]] = {
     "sleepy": replace(_NEUTRAL, lid_top=0.62, lid_low=0.06, dip=0.3, rise=0.2),
     "angry": replace(_NEUTRAL, lid_top=0.22, lid_tilt=-0.45, dip=0.05, rise=-0.35, brow=1.0, brow_tilt=-0.6),
 }
-

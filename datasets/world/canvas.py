@@ -38,8 +38,8 @@ class Canvas:
     v: Tensor
     pixels: Tensor
 
-    def paint(self, alpha: Tensor, colour: Tensor, label: int | None = None, shade: Tensor | float | None = None) -> None:
-        """Lay ``colour`` (3, N, ...), times ``shade``, over the picture with opacity ``alpha``; mark where it is solid."""
+    def paint(self, alpha: Tensor, colour: Tensor, label: int | None = None, shade: Tensor | None = None) -> None:
+        """Lay ``colour`` (3, N, ...) times ``shade`` over the picture with opacity ``alpha``; label the solid part."""
         for plane, tone in zip(self.rgb, colour, strict=True):
             shaded = tone if shade is None else tone * shade
             plane.add_((shaded - plane).mul_(alpha))
@@ -54,7 +54,7 @@ class Canvas:
 
 
 def canvas(p: Pose, x: Tensor, y: Tensor, side: int, rgb: tuple[Tensor, Tensor, Tensor]) -> Canvas:
-    """A canvas over the points ``x`` (N or 1, 1, W) and ``y`` (N or 1, H or 1, 1), in pixels of pictures of ``side``."""
+    """A canvas over the points ``x`` (N or 1, 1, W) and ``y`` (N or 1, H or 1, 1), in pixels of ``side`` a side."""
     pixels = p.n.radius * side
     bx = (x - p.n.x * side) / pixels
     by = (y - p.n.y * side) / pixels
@@ -86,10 +86,14 @@ def paint_near(
 ) -> None:
     """Run the painters on the square of every picture within ``reach`` head radii of the head point ``centre``.
 
-    The square may be larger than asked for or end at the canvas, so painters must not depend on its borders. The points
-    of the canvas must be neighbouring pixels.
+    The square may be larger than asked for or end at the canvas, so painters must not depend on its borders.
     """
     n, height, width = c.u.shape
+    if height == 1:
+        # Single points, which are not neighbours; or one row of pixels, which is as well painted whole.
+        for painter in painters:
+            painter(c, p)
+        return
     side = int((c.pixels * reach).max() * 2.0) + 3
     rows, columns = min(side, height), min(side, width)
     # Where the centre lies, in pixels from the canvas's first pixel.
@@ -114,8 +118,8 @@ def paint_near(
 
 def _cut(c: Canvas, cut: Callable[[Tensor], Tensor], pixels: Tensor) -> Canvas:
     red, green, blue = (cut(plane) for plane in c.rgb)
-    planes = (c.labels, c.animal, c.body, c.head, c.u, c.v)
-    return Canvas((red, green, blue), *(cut(plane) for plane in planes), pixels)
+    labels, animal, body, head, u, v = (cut(plane) for plane in (c.labels, c.animal, c.body, c.head, c.u, c.v))
+    return Canvas((red, green, blue), labels, animal, body, head, u, v, pixels)
 
 
 def _painted(c: Canvas) -> tuple[Tensor, ...]:

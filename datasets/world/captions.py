@@ -29,10 +29,10 @@ _WEARING: dict[str, tuple[str, ...]] = {
 _TEMPLATES: tuple[str, ...] = (
     "a {mood} {coat} {species} with {eyes} eyes{wearing} {place}",
     "a photo of a {coat} {species}{wearing} {place}, looking {mood}",
-    "a {coat} {species} with {eyes} eyes {place}{wearing}",
-    "a portrait of a {mood} {coat} {species}{wearing}, {eyes} eyes, {place}",
+    "a {coat} {species}{wearing} with {eyes} eyes, {place}",
+    "a portrait of a {mood} {coat} {species}{wearing}, with {eyes} eyes, {place}",
     "{place}, a {mood} {coat} {species} with {eyes} eyes{wearing}",
-    "a picture of a {coat} {species} that looks {mood}{wearing}, {place}",
+    "a picture of a {coat} {species}{wearing} that looks {mood}, {place}",
 )
 
 

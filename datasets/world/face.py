@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from gengauge.datasets.world.canvas import EYES, MOUTH, MUZZLE, NOSE, Canvas
 from gengauge.datasets.world.palette import INK, MOUTH_RED, TONGUE, TOOTH
@@ -83,13 +84,13 @@ def muzzle_square(p: Pose) -> tuple[tuple[Tensor, Tensor], Tensor]:
 
 
 def muzzle(c: Canvas, p: Pose) -> None:
-    """Paint the light muzzle: a pad on either side, the chin, which an open mouth lowers, and the bridge of the nose."""
+    """Paint the light muzzle: a pad on either side, the chin, which an open mouth lowers, and the nose's bridge."""
     a = p.a
     u, v, _ = pair(p, a.pad_x, a.pad_y, 0.86 + a.snout).local(c.u, c.v)
     pads = ellipse(u, v, a.pad_rx, a.pad_ry)
     cu, cv = p.place(0.0, a.chin_y + 0.55 * a.mouth_w * p.m.gape, 0.8 + 0.6 * a.snout)
     chin = ellipse(c.u - cu, c.v - cv, a.chin_rx, a.chin_ry)
-    cu, cv = p.place(0.0, a.bridge_y, 0.9 + 0.6 * a.snout)
+    cu, cv = p.place(0.0, a.bridge_y, 0.9 + 0.3 * a.snout)
     bridge = ellipse(c.u - cu, c.v - cv, a.bridge_rx, a.bridge_ry)
     distance = smooth_min(smooth_min(pads, chin, 0.1), bridge, 0.12)
     rim = (distance + 0.12).clamp_(0.0, 0.14).mul_(1.1)

@@ -81,9 +81,7 @@ def _patches(u: Tensor, v: Tensor, pixels: Tensor, h: Tensor) -> Tensor:
         (-side * (0.8 + 0.1 * h[8]), 0.5 + 0.2 * h[9], 0.3 + 0.1 * h[10], 0.25 + 0.1 * h[6]),
         (side * (0.5 + 0.3 * h[11]), 1.6 + 0.2 * h[9], 0.5 + 0.1 * h[1], 0.4 + 0.1 * h[2]),
     )
-    alpha: Tensor | None = None
+    alpha = torch.zeros_like(u)
     for x, y, rx, ry in patches:
-        one = coverage(ellipse(u - x, v - y, rx, ry), pixels)
-        alpha = one if alpha is None else torch.maximum(alpha, one)
-    assert alpha is not None
+        torch.maximum(alpha, coverage(ellipse(u - x, v - y, rx, ry), pixels), out=alpha)
     return alpha

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gengauge.datasets.world.body import ear_direction, ear_pair
-from gengauge.datasets.world.canvas import ACCESSORY, BACKGROUND, BODY, EARS
+from gengauge.datasets.world.canvas import EARS, EYES, HEAD, LABELS, MOUTH, MUZZLE, NOSE
 from gengauge.datasets.world.face import eye_pair
 from gengauge.datasets.world.pose import Pair, Pose, pair
 
@@ -31,7 +31,16 @@ LANDMARKS: tuple[str, ...] = (
     "forehead",
 )
 """Names of the landmarks, left and right as the viewer sees them."""
-_EAR_POINTS = 4
+# The labels that a landmark may lie on, by the first word of its name after the side.
+_PARTS: dict[str, tuple[int, ...]] = {
+    "ear": (EARS,),
+    "eye": (EYES,),
+    "cheek": (HEAD,),
+    "mouth": (HEAD, MUZZLE, MOUTH),
+    "nose": (NOSE,),
+    "chin": (MUZZLE, MOUTH),
+    "forehead": (HEAD,),
+}
 _CHEEK_X, _CHEEK_Y = 0.78, 0.28
 
 
@@ -61,7 +70,7 @@ def head_points(p: Pose) -> tuple[Tensor, Tensor, Tensor]:
     points.append(p.place(0.0, a.nose_y, 1.0 + a.snout))
     points.append(p.place(0.0, a.mouth_y, 0.95 + a.snout))
     points.append(p.place(0.0, a.chin_y + 0.55 * gape + 0.6 * a.chin_ry, 0.8 + 0.6 * a.snout))
-    points.append(p.place(0.0, -0.62 * a.head_ry, 0.6))
+    points.append(p.place(0.0, -0.7 * a.head_ry, 0.5))
     u, v = (torch.cat([point[k] for point in points], dim=2) for k in (0, 1))
     towards = torch.ones(u.shape[0], len(LANDMARKS), dtype=torch.bool)
     slope = (p.n.turn * x / 0.55).view(-1)
@@ -72,9 +81,9 @@ def head_points(p: Pose) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def unhidden(labels: Tensor) -> Tensor:
-    """Whether the part that lies on top at each landmark (N, L) is its own, so that it can be seen."""
-    on_ear = labels == EARS
-    covered = (labels == ACCESSORY) | (labels == BACKGROUND) | (labels == BODY)
-    seen = ~(on_ear | covered)
-    seen[:, :_EAR_POINTS] = on_ear[:, :_EAR_POINTS]
-    return seen
+    """Whether what lies on top at each landmark, ``labels`` (N, L), is the part that the landmark belongs to."""
+    own = torch.zeros(len(LANDMARKS), len(LABELS), dtype=torch.bool)
+    for k, name in enumerate(LANDMARKS):
+        part = name.removeprefix("left_").removeprefix("right_").split("_")[0]
+        own[k, list(_PARTS[part])] = True
+    return own[torch.arange(len(LANDMARKS)), labels.long()]

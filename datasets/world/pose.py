@@ -100,7 +100,9 @@ class Pose:
     def take(self, rows: Sequence[int]) -> Pose:
         """The pose of these scenes only."""
         index = torch.tensor(rows)
-        return _pose([self.scenes[k] for k in rows], self.matrix.index_select(1, index), self.palette.index_select(2, index))
+        return _pose(
+            [self.scenes[k] for k in rows], self.matrix.index_select(1, index), self.palette.index_select(2, index)
+        )
 
 
 def _pose(scenes: Sequence[Scene], matrix: Tensor, palette: Tensor) -> Pose:

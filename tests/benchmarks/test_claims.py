@@ -26,8 +26,10 @@ def values(base: list[float], ours: list[float]) -> dict[tuple[int, str, str], f
         ([10, 11, 12], [5, 6.5, 6.8], "holds", ""),
         ([5, 6.5, 6.8], [10, 11, 12], "fails", ""),
         ([10, 11, 12], [12, 10, 11.5], "undecided", "holds zero"),
-        ([10, 11], [1, 2.5], "undecided", "2 of the 3 seeds"),
-        ([10, 11, 12], [1, math.nan, 2], "undecided", "2 of the 3 seeds"),
+        ([10], [1], "undecided", "1 of the 2 seeds"),
+        ([10, 11], [1, math.nan], "undecided", "1 of the 2 seeds"),
+        ([10, 11], [1, 4], "undecided", "holds zero"),
+        ([10, 11], [1, 2.1], "holds", ""),
         ([], [1, 2, 3], "undecided", "no seed measured"),
     ],
 )
@@ -41,7 +43,9 @@ def test_a_verdict_needs_seeds_and_an_interval_off_zero(
 
 def test_what_seeds_share_cancels() -> None:
     shared = [0.0, 100.0, 200.0, 300.0]
-    judgement = judge(CLAIM, values([s + 2 for s in shared], [s + d for s, d in zip(shared, (0.5, 1, 1.5, 1), strict=True)]))
+    judgement = judge(
+        CLAIM, values([s + 2 for s in shared], [s + d for s, d in zip(shared, (0.5, 1, 1.5, 1), strict=True)])
+    )
     assert judgement.verdict == "holds"
 
 

@@ -69,7 +69,10 @@ def test_tensorflows_resizing_by_its_definition(height: int, width: int, size: i
         y, x = i * height / size, j * width / size
         top, left = int(y), int(x)
         bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-        rows = [p[left] * (1 - x + left) + p[right] * (x - left) for p in (picture[top].astype(float), picture[bottom].astype(float))]
+        rows = [
+            p[left] * (1 - x + left) + p[right] * (x - left)
+            for p in (picture[top].astype(float), picture[bottom].astype(float))
+        ]
         np.testing.assert_allclose(out[i, j], rows[0] * (1 - y + top) + rows[1] * (y - top), atol=1e-2)
 
 

