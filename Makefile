@@ -27,7 +27,7 @@ check: $(VENV)/.dev
 
 ## Measure the speed of everything hot (minutes; not part of the tests).
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks/speed --benchmark-only --benchmark-disable-gc -o python_files='bench_*.py'
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

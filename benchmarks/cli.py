@@ -9,27 +9,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
-from gengauge.benchmarks import doctor as examination
-from gengauge.benchmarks import dry_run as planning
-from gengauge.benchmarks import evaluate as evaluation
-from gengauge.benchmarks.core.experiments import Experiment, Scale
-from gengauge.benchmarks.core.store import DamagedPart, read_records
-from gengauge.benchmarks.core.tables import PublishedNumber
 from gengauge.benchmarks.core.version import __version__
-from gengauge.benchmarks.features.networks import load_network
-from gengauge.benchmarks.gallery import GALLERY_TEXT, gallery
-from gengauge.benchmarks.jobs import load_paper, select
-from gengauge.benchmarks.papers import SOURCES
-from gengauge.benchmarks.runner import run as run_jobs
-from gengauge.reports import build_report
+
+# Commands import what they need when they are called: help and errors of use come at once, not after torch.
+if TYPE_CHECKING:
+    from gengauge.benchmarks.core.experiments import Experiment, Scale
+    from gengauge.benchmarks.core.tables import PublishedNumber
+    from gengauge.benchmarks.dry_run import JobPlan
 
 FAILED, USAGE, UNAVAILABLE = 1, 2, 3
 EXIT_STATUS = (
@@ -89,13 +82,14 @@ class PrecisionName(str, Enum):
 def main() -> None:
     """Entry point: errors that a user can mend end with one line instead of a traceback."""
     console = Console(stderr=True)
-    warnings.simplefilter("always", DamagedPart)
     warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", style="yellow", markup=False)
     try:
         app()
     except (ValueError, OSError) as error:
-        console.print(f"gengauge: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(USAGE) from None
+        unavailable = hasattr(error, "remedy")  # weights that are nowhere: not a mistake of the user's
+        style, status = ("yellow", UNAVAILABLE) if unavailable else ("red", USAGE)
+        console.print(f"gengauge: {error}", style=style, markup=False, highlight=False)
+        raise SystemExit(status) from None
     except KeyboardInterrupt:
         console.print("gengauge: interrupted; the same command goes on from here", style="yellow")
         raise SystemExit(130) from None
@@ -111,6 +105,9 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 @app.command("list", epilog="Example: `gengauge list diffaugment`")
 def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key, to see its rows.")] = None) -> None:
     """Show papers, tables and rows, and what can run here and at which scale."""
+    from gengauge.benchmarks.jobs import load_paper
+    from gengauge.benchmarks.papers import SOURCES
+
     console = Console()
     papers = [load_paper(source) for source in SOURCES]
     if paper is None:
@@ -173,6 +170,12 @@ def run_command(
     ] = False,
 ) -> None:
     """Run experiments and keep their records. Started again, it repeats only what is not finished."""
+    from gengauge.benchmarks import dry_run as planning
+    from gengauge.benchmarks.doctor import available_cores
+    from gengauge.benchmarks.jobs import select
+    from gengauge.benchmarks.papers import SOURCES
+    from gengauge.benchmarks.runner import run as run_jobs
+
     console = Console()
     where = _device(device)
     size: Scale = scale.value
@@ -189,7 +192,7 @@ def run_command(
     if dry_run:
         _print_plans(console, planning.plan(chosen, data))
         return
-    parallel = jobs or (1 if where == "cuda" else min(8, examination.available_cores()))
+    parallel = jobs or (1 if where == "cuda" else min(8, available_cores()))
     console.print(
         f"{len(chosen)} jobs at scale {size} on {where}, {parallel} side by side, into {out}", highlight=False
     )
@@ -210,6 +213,12 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="Where to write; by default RUN/report.")] = None,
 ) -> None:
     """Write the report of a run: one self-contained page, and Markdown, CSV and LaTeX tables."""
+    from gengauge.benchmarks.core.store import read_records
+    from gengauge.benchmarks.gallery import GALLERY_TEXT, gallery
+    from gengauge.benchmarks.jobs import load_paper
+    from gengauge.benchmarks.papers import SOURCES
+    from gengauge.reports import build_report
+
     page = build_report(
         read_records(run),
         [load_paper(source) for source in SOURCES],
@@ -242,15 +251,19 @@ def eval_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score generated pictures against real ones: FID, KID, Inception Score, precision and recall."""
-    names = metrics.split(",") if metrics else list(evaluation.METRICS)
-    if unknown := [name for name in names if name not in evaluation.METRICS]:
-        raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(evaluation.METRICS)}")
+    from gengauge.benchmarks.evaluate import METRICS, evaluate
+    from gengauge.benchmarks.features.networks import load_network
+
+    names = metrics.split(",") if metrics else list(METRICS)
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(METRICS)}")
+    chosen = [metric for metric in METRICS if metric in names]
     network = load_network(features.value, weights)
     with _bars() as tell:
-        scores = evaluation.evaluate(
+        scores = evaluate(
             real,
             fake,
-            cast(list[evaluation.Metric], names),
+            chosen,
             mode.value,
             network,
             _device(device),
@@ -284,11 +297,13 @@ def doctor_command(
     ] = None,
 ) -> None:
     """Tell what this machine has: versions, devices, space, weights, data, and how to get what is missing."""
+    from gengauge.benchmarks.doctor import examine
+
     table = Table("", "", "state")
     table.add_column("", overflow="fold")
     colours = {"ok": "green", "missing": "yellow", "info": "default"}
     group = ""
-    for f in examination.examine(data):
+    for f in examine(data):
         if f.group != group:
             table.add_section()
         table.add_row(
@@ -302,6 +317,8 @@ def doctor_command(
 
 
 def _device(name: DeviceName) -> str:
+    import torch
+
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is DeviceName.auto:
         return next(device for device, there in found.items() if there)
@@ -324,7 +341,7 @@ def _printed(n: PublishedNumber | None) -> str:
     return "" if n is None else n.text + ("*" if n.confidence == "memory" else "")
 
 
-def _print_plans(console: Console, plans: list[planning.JobPlan]) -> None:
+def _print_plans(console: Console, plans: list[JobPlan]) -> None:
     for p in plans:
         console.print(f"\n[bold]{p.title}[/]: {p.seeds} seeds, fills {', '.join(p.rows)}", highlight=False)
         for network in p.networks:

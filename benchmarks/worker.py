@@ -26,6 +26,7 @@ from gengauge.benchmarks.core.records import Record, Status
 from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.jobs import Job
 from gengauge.benchmarks.pictures import write_png
+from gengauge.datasets.weights import WeightsNotFound
 
 VERSIONED = ("torch", "torchvision", "numpy", "scipy", "pandas", "clean-fid", "diffusers")
 
@@ -47,7 +48,7 @@ def work(job: Job, out: Path, pipe: Connection) -> None:
     measurements: list[Measurement] = []
     try:
         measurements = list(_carry_out(job, out, pipe))
-    except Unavailable as missing:
+    except (Unavailable, WeightsNotFound) as missing:
         status, reason = "unavailable", str(missing)
     except MemoryError:
         status, reason = "memory", traceback.format_exc()

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from gengauge.benchmarks.core.tables import Column, load_tables
 from gengauge.benchmarks.evaluate import Score, score
 from gengauge.benchmarks.features.cache import features
 from gengauge.benchmarks.features.extract import extract
-from gengauge.benchmarks.features.networks import load_network
+from gengauge.benchmarks.features.networks import FeatureNetwork, load_network
 from gengauge.benchmarks.metrics.leakage import leakage
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.needs import weights_need
@@ -66,22 +67,28 @@ class Settings:
     pictures: int = 64
     policy: str = POLICY
     latent: int = 64
-    generator_width: int = 24
+    generator_width: int = 32
     discriminator_width: int = 24
     batch: int = 16
     d_steps: int = 2
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.99)
     ema: float = 0.99
-    steps: int = 400
-    curve_points: int = 8
+    steps: int = 500
+    curve_points: int = 10
     samples: int = 128
     references: int = 256
 
 
+USUAL = Settings("none")
+
 COLUMNS = (
-    Column("fid", "FID (Inception 2015, clean resizing), 128 samples against fresh pictures", "1", "lower"),
-    Column("kid", "KID (Inception 2015, clean resizing), 128 samples against fresh pictures", "1", "lower"),
+    Column(
+        "fid", f"FID (Inception 2015, clean resizing), {USUAL.samples} samples against fresh pictures", "1", "lower"
+    ),
+    Column(
+        "kid", f"KID (Inception 2015, clean resizing), {USUAL.samples} samples against fresh pictures", "1", "lower"
+    ),
     Column("d_gap", "Mean D score of training pictures minus that of fresh pictures: memorisation", "1", "lower"),
     Column(
         "leakage",
@@ -100,17 +107,25 @@ PROTOCOL = (
         "BigGAN, 4.3 and 4.2 million parameters",
         "a small convolutional GAN of this project, without normalisation in D",
     ),
-    ("training pictures", "50,000 of CIFAR-10", "64 at 32 px, of the embedded world or of --data"),
-    ("schedule", "250,000 generator steps, batch 50, 4 D steps", "400 generator steps, batch 16, 2 D steps"),
+    (
+        "training pictures",
+        "50,000 of CIFAR-10",
+        f"{USUAL.pictures} at {RESOLUTION} px, of the embedded world or of --data",
+    ),
+    (
+        "schedule",
+        "250,000 generator steps, batch 50, 4 D steps",
+        f"{USUAL.steps} generator steps, batch {USUAL.batch}, {USUAL.d_steps} D steps",
+    ),
     (
         "reference",
         "the 10,000 test pictures",
-        "256 fresh pictures of the world, or all of --data that were not trained on",
+        f"{USUAL.references} fresh pictures of the world, or all of --data that were not trained on",
     ),
     (
         "samples",
         "10,000, generator in train mode, best snapshot by FID",
-        "128 of the last EMA generator in eval mode; FID of so few is biased upward, alike in all rows, and KID is not",
+        f"{USUAL.samples} of the last EMA generator in eval mode (FID of so few is biased upward, alike in all rows)",
     ),
 )
 
@@ -119,7 +134,8 @@ def study(context: Context) -> Iterator[Result]:
     """Trains the small GAN under one placement; curves of D's scores, then FID, KID, gap and leakage."""
     s: Settings = context.settings
     row, placement = ROWS[s.placement]
-    train, reference, reference_features = _data(context)
+    network = load_network("inception")
+    train, reference, reference_features = _data(context, network)
     generator = torch.Generator(context.device).manual_seed(context.seed)
     g, d, ema = _networks(s, context.device)
     optimise_g = torch.optim.Adam(g.parameters(), s.learning_rate, s.betas, fused=True)
@@ -159,7 +175,6 @@ def study(context: Context) -> Iterator[Result]:
     yield Measurement(row, "d_gap", mean["d_train"] - mean["d_fresh"], samples=len(fresh))
     yield Measurement(row, "leakage", leakage(samples, fresh, augment(fresh)), samples=s.samples)
     grey = to_uint8(samples.cpu())
-    network = load_network("inception")
     mine = extract(
         grey,
         network,
@@ -193,14 +208,13 @@ def check(settings: Settings, data: Path | None) -> None:
             )
 
 
-def _data(context: Context) -> tuple[Tensor, Tensor, np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
+def _data(context: Context, network: FeatureNetwork) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
     """Training pictures, reference pictures (both (N, 3, 32, 32) uint8) and the reference's features.
 
     The reference of the world is the same for all seeds. Of a folder, a seed's permutation takes the training pictures
     and leaves the rest; features are computed for the whole folder, so that every seed finds them in the cache.
     """
     s: Settings = context.settings
-    network = load_network("inception")
 
     def progress(done: int, total: int) -> None:
         context.progress(0, total + s.steps, f"reference features {done} of {total}, once for all jobs")

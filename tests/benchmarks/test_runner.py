@@ -69,7 +69,7 @@ def test_finished_jobs_are_not_repeated_unless_forced(tmp_path: Path) -> None:
 
 def test_one_bad_job_becomes_a_record_and_the_others_go_on(tmp_path: Path) -> None:
     counts, said = run_all(jobs("BAD"), tmp_path)
-    assert counts == {"ok": 1, "failed": 4, "timeout": 1, "memory": 1, "unavailable": 1}
+    assert counts == {"ok": 1, "failed": 4, "timeout": 1, "memory": 1, "unavailable": 2}
     frame = read_records(tmp_path).set_index("experiment")
     for name, status, words in (
         ("fails", "failed", "RuntimeError: the toy broke"),
@@ -79,6 +79,7 @@ def test_one_bad_job_becomes_a_record_and_the_others_go_on(tmp_path: Path) -> No
         ("grows", "memory", "its limit is 1.5 GiB"),
         ("dies", "failed", "SIGSEGV"),
         ("lacks", "unavailable", "no moon is up. To get it: wait for the night"),
+        ("lacks_weights", "unavailable", "no weights anywhere"),
         ("undeclared", "failed", "plain/other, which it does not declare"),
     ):
         record = frame.loc[[name]].iloc[0]

@@ -23,6 +23,7 @@ from gengauge.benchmarks.core.experiments import (
     Unavailable,
 )
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, tables_of
+from gengauge.datasets.weights import WeightsNotFound
 
 SOURCE = "toy_paper:PAPER"
 COLUMN = Column("score", "A score", "1", "lower")
@@ -77,6 +78,11 @@ def lacks(context: Context) -> Iterator[Result]:
     yield
 
 
+def lacks_weights(context: Context) -> Iterator[Result]:
+    raise WeightsNotFound("no weights anywhere", "pip install them")
+    yield
+
+
 def surroundings(context: Context) -> Iterator[Result]:
     yield Measurement("plain", "score", float(len(os.environ.get("MALLOC_TOP_PAD_", ""))))
 
@@ -126,6 +132,7 @@ BAD = paper(
     experiment(grows, limits=Limits(60, 1.5)),
     experiment(dies),
     experiment(lacks),
+    experiment(lacks_weights),
     experiment(undeclared),
 )
 TIMED = paper(experiment(good), experiment(surroundings, timed=True))

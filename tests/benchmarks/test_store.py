@@ -1,0 +1,81 @@
+"""The record store: round trip, schema, attempts, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from gengauge.benchmarks.core.records import SCHEMA, Record
+from gengauge.benchmarks.core.store import DamagedPart, read_records, write_part
+
+RECORD = Record(
+    paper="toy", table="toys", row="plain", column="score", value=1.5, unit="1", low=1.0, high=2.0, interval="made up",
+    samples=3, step=None, note="", experiment="good", seed=0, scale="quick", status="ok", reason="", data="world",
+    device="cpu", threads=1, dtype="float32", seconds=2.5, peak_mebibytes=10.0, versions="{}", code="1", digest="d",
+    time="2026-01-01T00:00:00Z",
+)  # fmt: skip
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    other = replace(RECORD, value=None, low=None, high=None, samples=None, step=7, status="failed", reason="é\nx")
+    write_part(tmp_path / "records", "a", [RECORD, other])
+    frame = read_records(tmp_path)
+    assert list(frame.columns) == [f.name for f in fields(Record)]
+    for record in (RECORD, other):
+        row = frame[frame["status"] == record.status].iloc[0]
+        for name, value in vars(record).items():
+            assert pd.isna(row[name]) if value is None else row[name] == value
+    assert str(frame["samples"].dtype) == str(frame["step"].dtype) == "Int64"
+    pd.testing.assert_frame_equal(read_records(tmp_path / "records"), frame)
+
+
+def test_the_newest_attempt_of_a_job_counts(tmp_path: Path) -> None:
+    old = replace(RECORD, status="failed", value=None, column="", time="2026-01-01T00:00:00Z", code="1", digest="d1")
+    new = replace(RECORD, time="2026-01-02T00:00:00Z", code="2", digest="d2")
+    elsewhere = replace(RECORD, device="cuda", value=9.0)
+    for name, record in (("b", new), ("a", old), ("c", elsewhere)):
+        write_part(tmp_path, name, [record])
+    assert sorted(read_records(tmp_path)["value"]) == [1.5, 9.0]
+    assert len(read_records(tmp_path, every_attempt=True)) == 3
+
+
+def test_an_empty_store_is_an_empty_frame_and_none_is_an_error(tmp_path: Path) -> None:
+    frame = read_records(tmp_path)
+    assert frame.empty
+    assert list(frame.columns) == SCHEMA.names
+    with pytest.raises(FileNotFoundError, match="no folder of records"):
+        read_records(tmp_path / "none")
+
+
+def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
+    path = write_part(tmp_path, "a", [RECORD])
+    table = pq.read_table(path).replace_schema_metadata({"gengauge_schema": "99"})
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match="has schema 99"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"text"])
+def test_a_damaged_part_is_set_aside_and_the_rest_is_read(tmp_path: Path, content: bytes) -> None:
+    write_part(tmp_path, "good", [RECORD])
+    (tmp_path / "bad.parquet").write_bytes(content)
+    with pytest.warns(DamagedPart, match=r"bad\.parquet is damaged and was set aside"):
+        assert len(read_records(tmp_path)) == 1
+    assert (tmp_path / "damaged" / "bad.parquet").read_bytes() == content
+    assert len(read_records(tmp_path)) == 1
+
+
+def test_a_part_of_other_columns_is_set_aside(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "foreign.parquet")
+    with pytest.warns(DamagedPart, match="not those of a record"):
+        assert read_records(tmp_path).empty
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="int"):
+        write_part(tmp_path, "a", [replace(RECORD, seed="no number")])  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
