@@ -1,0 +1,1 @@
+"""Hot loops behind one function each: plain torch (the definition), native CPU code, Triton."""

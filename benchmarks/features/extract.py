@@ -46,6 +46,7 @@ def extract(
     batch = GPU_BATCH if device == "cuda" else CPU_BATCH
     module = network.network.to(device)
     out = np.empty((len(pictures), network.dimensions), np.float32)
+    workers = torch.get_num_threads()
 
     def prepare(start: int) -> Tensor:
         read = [_pixels(pictures, i) for i in range(start, min(start + batch, len(pictures)))]
@@ -54,9 +55,9 @@ def extract(
     with (
         torch.inference_mode(),
         _precision(precision, device),
-        ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool,
+        ThreadPoolExecutor(workers) as pool,
     ):
-        for start, grey in _ahead(pool, prepare, range(0, len(pictures), batch)):
+        for start, grey in _ahead(pool, workers, prepare, range(0, len(pictures), batch)):
             # (N, H, W, 3) in memory, seen as (N, 3, H, W), is channels_last without a copy.
             x = network.normalise(grey.to(device).permute(0, 3, 1, 2), mode)
             features = module(x)
@@ -74,10 +75,12 @@ def _pixels(pictures: Pictures, index: int) -> Array:
     return read_picture(pictures[index])
 
 
-def _ahead(pool: ThreadPoolExecutor, prepare: Callable[[int], Tensor], starts: range) -> Iterator[tuple[int, Tensor]]:
-    """Batches in order, with as many in preparation as the pool has threads."""
-    waiting = [(start, pool.submit(prepare, start)) for start in starts[: pool._max_workers]]
-    for start in starts[pool._max_workers :]:
+def _ahead(
+    pool: ThreadPoolExecutor, workers: int, prepare: Callable[[int], Tensor], starts: range
+) -> Iterator[tuple[int, Tensor]]:
+    """Batches in order, with `workers` of them in preparation."""
+    waiting = [(start, pool.submit(prepare, start)) for start in starts[:workers]]
+    for start in starts[workers:]:
         first, future = waiting.pop(0)
         batch = future.result()
         waiting.append((start, pool.submit(prepare, start)))

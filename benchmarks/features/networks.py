@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class FeatureNetwork:
     """A network for features: `size` px of its input, `distance` the name of a Frechet distance in its features.
 
     `normalise` maps grey levels in [0, 255] to the network's range, for a resizing mode; `probabilities` maps features
-    to class probabilities, None where the weights have no classifier.
+    to class probabilities, None where the weights have no classifier; `digest` tells one set of weights from another.
     """
 
     name: NetworkName
@@ -33,6 +34,7 @@ class FeatureNetwork:
     network: nn.Module
     normalise: Callable[[Tensor, Mode], Tensor]
     probabilities: Callable[[Tensor], Tensor] | None
+    digest: str
 
 
 def load_network(name: NetworkName, path: Path | None = None) -> FeatureNetwork:
@@ -55,6 +57,7 @@ def load_network(name: NetworkName, path: Path | None = None) -> FeatureNetwork:
             network,
             lambda x, mode: (x - 127) / 128,
             lambda f: network.logits(f).softmax(1),
+            _digest(network),
         )
     raise ValueError(f"there is no feature network {name!r}; there are {', '.join(NETWORKS)}")
 
@@ -72,8 +75,22 @@ def _inception(path: Path | None) -> FeatureNetwork:
     fast = inception.fold_batch_norm(network)
     probabilities = (lambda f: fast.logits(f).softmax(1)) if fast.fc is not None else None
     return FeatureNetwork(
-        "inception", "FID", inception.INPUT_SIZE, inception.FEATURES, fast, _normalise_inception, probabilities
+        "inception",
+        "FID",
+        inception.INPUT_SIZE,
+        inception.FEATURES,
+        fast,
+        _normalise_inception,
+        probabilities,
+        _digest(fast),
     )
+
+
+def _digest(network: nn.Module) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for name, value in network.state_dict().items():
+        hasher.update(name.encode() + value.contiguous().numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def _normalise_inception(x: Tensor, mode: Mode) -> Tensor:

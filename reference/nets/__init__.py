@@ -1,0 +1,1 @@
+"""Networks that several papers or metrics use, under their published parameter names."""

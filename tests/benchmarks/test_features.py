@@ -51,7 +51,9 @@ class Stub(torch.nn.Module):
 
 
 def stub(size: int = 12) -> FeatureNetwork:
-    return FeatureNetwork("efficientnet-lite0", "FD-EfficientNetLite0", size, 8, Stub(), lambda x, mode: x / 255, None)
+    return FeatureNetwork(
+        "efficientnet-lite0", "FD-EfficientNetLite0", size, 8, Stub(), lambda x, mode: x / 255, None, "stub"
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (17, 40, 3), (400, 300, 3)])
