@@ -7,5 +7,9 @@ TOP = ("benchmarks", "reference", "kernels", "datasets", "reports")
 setup(
     packages=[f"gengauge.{name}" for top in TOP for name in (top, *(f"{top}.{sub}" for sub in find_packages(top)))],
     package_dir={f"gengauge.{top}": top for top in TOP},
-    package_data={"": ["py.typed", "*.csv", "*.html", "*.md", "*.css", "*.js", "*.tex", "*.safetensors", "*.json"]},
+    package_data={
+        "": ["py.typed"],
+        "gengauge.benchmarks": ["published/*.csv"],
+        "gengauge.reports": ["templates/*"],
+    },
 )

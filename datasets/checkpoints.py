@@ -7,8 +7,10 @@ refuse everything else; a TorchScript archive's code is never looked at.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,13 +23,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 MAX_BYTES = 16 * 2**30
+# What readers raise on files that are cut short or overwritten.
+_DAMAGE = (
+    EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, StopIteration,
+    zlib.error, zipfile.BadZipFile, pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
 
 
-class UnsafeCheckpoint(Exception):
+class UnsafeCheckpoint(ValueError):
     """A file that asks for more than tensors and plain containers; the message names the file and what it asks for."""
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(ValueError):
     """A file that is not what its name promises: cut short, of another format, or too large when unpacked."""
 
 
@@ -51,22 +58,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         elif start[:1] == b"\x80":
             content = _read_pickle(path)
         else:
-            raise DamagedCheckpoint(f"{path} is no checkpoint of a known format; was its download cut short?")
-    except (
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        SafetensorError,
-    ) as error:
+            raise DamagedCheckpoint("it is no checkpoint of a known format; was its download cut short?")
+        return _flat(content)
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(f"{path} is refused: {error}") from None
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
+    except _DAMAGE as error:
         raise DamagedCheckpoint(f"{path} is damaged ({error}); fetch it again") from error
-    return dict(_flatten(content))
 
 
 def _read_pickle(path: Path) -> Any:
@@ -76,17 +75,17 @@ def _read_pickle(path: Path) -> Any:
     if legacy_torch:
         return _torch_load(path)
     with path.open("rb") as stream:
-        return _Arrays(stream, path).load()
+        return _Arrays(stream).load()
 
 
 def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
-            raise DamagedCheckpoint(f"{path} would unpack to more than {MAX_BYTES // 2**30} GiB")
+            raise DamagedCheckpoint(f"it would unpack to more than {MAX_BYTES // 2**30} GiB")
         if any("/code/" in name for name in names):
-            root = next(name for name in names if name.endswith("data.pkl")).removesuffix("data.pkl")
-            return _Script(io.BytesIO(archive.read(f"{root}data.pkl")), path, archive, f"{root}data/").load()
+            root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
+            return _Script(io.BytesIO(archive.read(f"{root}data.pkl")), archive, f"{root}data/").load()
     return _torch_load(path)
 
 
@@ -94,7 +93,7 @@ def _torch_load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UnsafeCheckpoint(f"{path} is refused: {str(error).splitlines()[0]}") from error
+        raise UnsafeCheckpoint(str(error).splitlines()[0]) from error
 
 
 class _Restricted(pickle.Unpickler):
@@ -102,38 +101,71 @@ class _Restricted(pickle.Unpickler):
 
     admitted: ClassVar[Mapping[tuple[str, str], Any]] = {}
 
-    def __init__(self, stream: Any, path: Path) -> None:
-        super().__init__(stream)
-        self.path = path
-
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.admitted:
             return self.admitted[module, name]
-        raise UnsafeCheckpoint(f"{self.path} is refused: it asks for {module}.{name}, which is no tensor or container")
+        raise UnsafeCheckpoint(f"it asks for {module}.{name}, which is no tensor or container")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise UnsafeCheckpoint(f"{self.path} is refused: it refers to objects outside itself")
+        raise UnsafeCheckpoint("it refers to objects outside itself")
 
 
-def _reconstruct(subtype: type, shape: tuple[int, ...], kind: bytes) -> np.ndarray[Any, Any]:
-    """numpy's array builder for plain arrays only."""
-    if subtype is not np.ndarray:
-        raise UnsafeCheckpoint(f"a pickle asks for an array of type {subtype}")
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
+class _DType:
+    """Stands for numpy's dtype: numbers by a short list of codes, without fields, objects or sizes of its own."""
+
+    codes = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in self.codes:
+            raise UnsafeCheckpoint(f"an array of kind {code!r} is refused; numbers are {', '.join(self.codes)}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
+            raise UnsafeCheckpoint("an array of structured kind is refused")
+        self.order = state[1]
 
 
-def _latin1(text: str, encoding: str) -> bytes:
+class _Array:
+    """Stands for numpy's array while a pickle is read: keeps shape, kind and bytes and checks that they agree."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, shape, kind, fortran, data = state
+        if not isinstance(kind, _DType) or not isinstance(data, bytes):
+            raise UnsafeCheckpoint("an array of objects is refused")
+        dtype = np.dtype(kind.order + kind.code)
+        if math.prod(shape) * dtype.itemsize != len(data):
+            raise DamagedCheckpoint(f"an array of shape {shape} comes with {len(data)} bytes")
+        array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+        self.value = torch.from_numpy(array.astype(dtype.newbyteorder("=")))
+
+
+class _ArrayType:
+    """Stands for the class numpy.ndarray, which a pickle may name but not call."""
+
+    def __init__(self, *_: Any) -> None:
+        raise UnsafeCheckpoint("an array built from a buffer is refused")
+
+
+def _reconstruct(subtype: type, _shape: Any, _kind: Any) -> _Array:
+    """numpy's array builder, for plain arrays only."""
+    if subtype is not _ArrayType:
+        raise UnsafeCheckpoint(f"an array of type {subtype} is refused")
+    return _Array()
+
+
+def _latin1(text: str, _encoding: str) -> bytes:
     """How protocol 2 writes bytes: as text in Latin-1."""
     return text.encode("latin1")
 
 
 class _Arrays(_Restricted):
     admitted: ClassVar[Mapping[tuple[str, str], Any]] = {
-        (f"{module}.multiarray", "_reconstruct"): _reconstruct for module in ("numpy.core", "numpy._core")
-    } | {
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy", "ndarray"): _ArrayType,
+        ("numpy", "dtype"): _DType,
         ("_codecs", "encode"): _latin1,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
         ("collections", "OrderedDict"): OrderedDict,
     }
 
@@ -164,9 +196,10 @@ class _Script(_Restricted):
         **{("torch", name): dtype for name, dtype in dtypes.items()},
     }
 
-    def __init__(self, stream: Any, path: Path, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(stream, path)
+    def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(stream)
         self.archive, self.root = archive, root
+        self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
@@ -178,26 +211,42 @@ class _Script(_Restricted):
     def persistent_load(self, pid: Any) -> Tensor:
         kind, dtype, key, _device, _count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or "/" in str(key):
-            raise UnsafeCheckpoint(f"{self.path} is refused: {pid!r} is no tensor storage")
-        data = bytearray(self.archive.read(self.root + key))
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            raise UnsafeCheckpoint(f"{pid!r} is no tensor storage")
+        if key not in self.storages:
+            data = bytearray(self.archive.read(self.root + key))
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return self.storages[key]
 
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """A view of a storage; torch refuses one that would reach past its end."""
-    return storage.as_strided(size, stride, offset).clone()
+    """A view of a storage; torch refuses one that would reach past its end, and one that repeats values is refused."""
+    if math.prod(size) > storage.numel():
+        raise UnsafeCheckpoint(f"a tensor of {math.prod(size)} values on a storage of {storage.numel()} is refused")
+    return storage.as_strided(size, stride, offset)
 
 
-def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _flat(content: Any) -> dict[str, Tensor]:
+    """All tensors by dotted name, none of them sharing memory with another."""
+    out: dict[str, Tensor] = {}
+    total = 0
+    for name, tensor in _tensors(content):
+        total += tensor.numel() * tensor.element_size()
+        if total > MAX_BYTES:
+            raise DamagedCheckpoint(f"it holds more than {MAX_BYTES // 2**30} GiB of tensors")
+        out[name] = tensor.clone()
+    return out
+
+
+def _tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(content, _Attributes):
         content = content.state
     if isinstance(content, Tensor):
         yield prefix, content
-    elif isinstance(content, np.ndarray):
-        yield prefix, torch.from_numpy(content.copy())
+    elif isinstance(content, _Array):
+        yield prefix, content.value
     elif isinstance(content, Mapping):
         for key, value in content.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from _tensors(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(content, list | tuple):
         for index, value in enumerate(content):
-            yield from _flatten(value, f"{prefix}.{index}" if prefix else str(index))
+            yield from _tensors(value, f"{prefix}.{index}" if prefix else str(index))

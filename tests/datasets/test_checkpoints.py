@@ -101,23 +101,76 @@ def test_other_callables_are_refused_by_name(tmp_path: Path, attack: str) -> Non
         read_tensors(tmp_path / "x.pkl")
 
 
-def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path: Path) -> None:
+def script_archive(path: Path, view: tuple[int, tuple[int, ...], tuple[int, ...]]) -> None:
+    """A TorchScript archive with one tensor: a view (offset, size, stride) of a storage of four floats."""
     stream, storage = io.BytesIO(), object()
 
     class Out(pickle.Pickler):
         def persistent_id(self, item: object) -> object:
             return ("storage", torch.FloatStorage, "0", "cpu", 4) if item is storage else None
 
-    class Tensor:
+    class View:
         def __reduce__(self) -> object:
-            return torch._utils._rebuild_tensor_v2, (storage, 0, (1000,), (1,), False, OrderedDict())
+            return torch._utils._rebuild_tensor_v2, (storage, *view, False, OrderedDict())
 
-    Out(stream, protocol=2).dump({"w": Tensor()})
-    in_zip(tmp_path / "x.pt", stream.getvalue(), code=True)
-    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
-        archive.writestr("x/data/0", b"\0" * 16)
-    with pytest.raises((DamagedCheckpoint, UnsafeCheckpoint), match=r"x\.pt"):
+    Out(stream, protocol=2).dump({"w": View()})
+    in_zip(path, stream.getvalue(), code=True)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/data/0", np.arange(4, dtype=np.float32).tobytes())
+
+
+def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path: Path) -> None:
+    script_archive(tmp_path / "good.pt", (1, (3,), (1,)))
+    assert read_tensors(tmp_path / "good.pt")["w"].tolist() == [1, 2, 3]
+    for view in ((0, (1000,), (1,)), (3, (2,), (1,)), (0, (2,), (9,))):
+        script_archive(tmp_path / "bad.pt", view)
+        with pytest.raises((DamagedCheckpoint, UnsafeCheckpoint), match=r"bad\.pt"):
+            read_tensors(tmp_path / "bad.pt")
+
+
+def test_an_array_that_hides_objects_or_a_size_of_its_own_is_refused(tmp_path: Path) -> None:
+    class Kind:
+        """A kind of eight plain bytes that says afterwards that they are a reference to an object."""
+
+        def __reduce__(self) -> object:
+            return np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+
+    class Array:
+        def __reduce__(self) -> object:
+            return np.ndarray, ((1,), Kind(), b"\x41" * 8)
+
+    (tmp_path / "object.pkl").write_bytes(pickle.dumps({"w": Array()}, protocol=2))
+    with pytest.raises(UnsafeCheckpoint, match=r"object\.pkl is refused"):
+        read_tensors(tmp_path / "object.pkl")
+    short = pickle.dumps(np.zeros(4), protocol=2).replace(b"K\x04\x85", b"K\x40\x85")
+    (tmp_path / "short.pkl").write_bytes(short)
+    with pytest.raises(DamagedCheckpoint, match=r"short\.pkl"):
+        read_tensors(tmp_path / "short.pkl")
+    objects = pickle.dumps(np.array([{}], dtype=object), protocol=2)
+    (tmp_path / "list.pkl").write_bytes(objects)
+    with pytest.raises(UnsafeCheckpoint, match="refused"):
+        read_tensors(tmp_path / "list.pkl")
+
+
+def test_a_tensor_that_repeats_a_small_storage_is_refused(tmp_path: Path) -> None:
+    script_archive(tmp_path / "x.pt", (0, (25_000_000,), (0,)))
+    with pytest.raises(UnsafeCheckpoint, match=r"x\.pt is refused"):
         read_tensors(tmp_path / "x.pt")
+
+
+def test_archives_that_lack_or_garble_their_parts_are_damaged(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "lack.pt", "w") as archive:
+        archive.writestr("x/code/a.py", "")
+    with zipfile.ZipFile(tmp_path / "garbled.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/code/a.py", "")
+        archive.writestr("x/data.pkl", b"abc" * 1000)
+    content = bytearray((tmp_path / "garbled.pt").read_bytes())
+    start = content.find(b"x/data.pkl") + 10
+    content[start : start + 6] = b"\xff" * 6
+    (tmp_path / "garbled.pt").write_bytes(content)
+    for name in ("lack.pt", "garbled.pt"):
+        with pytest.raises(DamagedCheckpoint, match=name):
+            read_tensors(tmp_path / name)
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
