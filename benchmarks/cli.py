@@ -171,8 +171,8 @@ def run_command(
 ) -> None:
     """Run experiments and keep their records. Started again, it repeats only what is not finished."""
     from gengauge.benchmarks import dry_run as planning
-    from gengauge.benchmarks.doctor import available_cores
     from gengauge.benchmarks.jobs import select
+    from gengauge.benchmarks.machine import available_cores
     from gengauge.benchmarks.papers import SOURCES
     from gengauge.benchmarks.runner import run as run_jobs
 
@@ -181,13 +181,15 @@ def run_command(
     size: Scale = scale.value
     out = out or Path("out") / size
     chosen = select(SOURCES, targets or [], size, seeds, where, data)
-    if not chosen:
+    idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, where, data)]
+    if idle or not chosen:
         console.print(
-            f"unavailable: no row of the selection runs at scale {size}; it has published numbers only. "
+            f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; published numbers only. "
             "`gengauge list` shows what runs at which scale.",
             style="yellow",
             markup=False,
         )
+    if not chosen:
         raise typer.Exit(UNAVAILABLE)
     if dry_run:
         _print_plans(console, planning.plan(chosen, data))
@@ -203,8 +205,8 @@ def run_command(
         highlight=False,
     )
     bad = set(counts) - {"ok"} - {status for status, n in counts.items() if not n}
-    if bad:
-        raise typer.Exit(UNAVAILABLE if bad == {"unavailable"} else FAILED)
+    if bad or idle:
+        raise typer.Exit(UNAVAILABLE if bad <= {"unavailable"} else FAILED)
 
 
 @app.command("report", epilog="Example: `gengauge report out/quick`")

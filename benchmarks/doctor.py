@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import psutil
 import torch
 
 from gengauge.benchmarks.core.version import __version__
-from gengauge.benchmarks.worker import device_name, versions
+from gengauge.benchmarks.machine import available_cores, device_name, versions
 from gengauge.datasets import catalogue, weights
 
 
@@ -74,11 +73,7 @@ def _machine() -> list[Finding]:
 def _weights() -> list[Finding]:
     out = []
     for key, entry in weights.WEIGHTS.items():
-        try:
-            where = weights.find(key)
-        except ValueError as error:  # a carrier of another version
-            out.append(Finding("weights", key, "missing", str(error)))
-            continue
+        where = weights.find(key)
         state: Literal["ok", "missing"] = "ok" if where else "missing"
         out.append(Finding("weights", key, state, str(where) if where else f"{entry.what}: {weights.remedy(key)}"))
     return out
@@ -100,11 +95,6 @@ def _data(root: Path | None) -> list[Finding]:
             )
         )
     return out
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which in a container may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _existing(path: Path) -> Path:

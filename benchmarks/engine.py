@@ -20,7 +20,8 @@ from gengauge.benchmarks.core.experiments import Limits
 from gengauge.benchmarks.core.records import Status
 from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.jobs import Job
-from gengauge.benchmarks.worker import last_lines, make_records, utc_now, work
+from gengauge.benchmarks.machine import utc_now
+from gengauge.benchmarks.worker import last_lines, make_records, work
 
 PRELOAD = ["torch", "scipy.stats", "pyarrow.parquet", "gengauge.benchmarks.worker"]
 # Keeps freed memory in the process: page faults would otherwise be a large and erratic part of every time.
@@ -29,7 +30,10 @@ TIMING_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
+# torch is told its threads by the worker; numpy's and scipy's libraries take theirs from the environment.
+THREADS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 POLL_SECONDS = 0.2
+GRACE_SECONDS = 5.0  # for a process to end after its last message
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class _Running:
     utc: str
     started: float = field(default_factory=time.perf_counter)
     final: tuple[Status, str] | None = None
+    final_at: float = 0.0
+    peak: float = 0.0  # GiB seen
 
     @property
     def seconds(self) -> float:
@@ -82,7 +88,8 @@ def run_local(jobs: Sequence[Job], out: Path, parallel: int, tell: Callable[[Eve
                 for done, total, doing in _messages(r):
                     tell(Event("progress", r.job, done, total, doing))
                 over = _over_limit(r)
-                if over or not r.process.is_alive():
+                lingers = r.final is not None and time.perf_counter() > r.final_at + GRACE_SECONDS
+                if over or lingers or not r.process.is_alive():
                     running.remove(r)
                     status, reason = _finish(r, out, over)
                     tell(Event("end", r.job, status=status, reason=reason, seconds=r.seconds))
@@ -102,7 +109,7 @@ def _start(job: Job, out: Path) -> _Running:
     method = "spawn" if experiment.timed else "forkserver"
     start: Any = multiprocessing.get_context(method)
     process: BaseProcess = start.Process(target=work, args=(job, out, theirs), name=str(job))
-    with _environment(TIMING_ENVIRONMENT if experiment.timed else {}):
+    with _environment({**THREADS_ENVIRONMENT, **(TIMING_ENVIRONMENT if experiment.timed else {})}):
         process.start()
     theirs.close()
     return _Running(job, process, ours, at.limits, utc_now())
@@ -113,7 +120,7 @@ def _messages(r: _Running) -> Iterator[tuple[int, int, str]]:
         while not r.pipe.closed and r.pipe.poll():
             message = r.pipe.recv()
             if len(message) == 2:
-                r.final = message
+                r.final, r.final_at = message, time.perf_counter()
             else:
                 yield message
     except EOFError:
@@ -129,13 +136,14 @@ def _over_limit(r: _Running) -> tuple[Status, str] | None:
         resident = psutil.Process(r.process.pid).memory_info().rss / 2**30
     except psutil.Error:  # it has just ended
         return None
+    r.peak = max(r.peak, resident)
     if resident > r.limits.gibibytes:
         return "memory", f"stopped at {resident:.2f} GiB; its limit is {r.limits.gibibytes:g} GiB"
     return None
 
 
 def _finish(r: _Running, out: Path, over: tuple[Status, str] | None) -> tuple[Status, str]:
-    if over is not None:
+    if r.process.is_alive():
         _stop(r.process)
     r.process.join()
     for _ in _messages(r):
@@ -146,7 +154,7 @@ def _finish(r: _Running, out: Path, over: tuple[Status, str] | None) -> tuple[St
     status, reason = over or ("failed", _how_it_died(r.process.exitcode))
     log = last_lines(out / "logs" / f"{r.job.digest}.log")
     reason = f"{reason}\n{log}".strip()
-    records = make_records(r.job, status, reason, [], r.seconds, 0.0, r.utc)
+    records = make_records(r.job, status, reason, [], r.seconds, r.peak * 1024, r.utc)
     write_part(out / "records", f"{r.job.digest}-{r.utc.replace(':', '')}", records)
     return status, reason
 

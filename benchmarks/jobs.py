@@ -15,8 +15,11 @@ import gengauge.kernels
 import gengauge.reference
 from gengauge.benchmarks.core.experiments import AtScale, Experiment, Paper, Scale
 from gengauge.benchmarks.core.version import __version__
+from gengauge.benchmarks.machine import source_digest, versions
+from gengauge.datasets.weights import overrides
 
 WORLD = "embedded world"
+HASHED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -99,27 +102,30 @@ def select(
 
 
 def data_identity(data: Path | None) -> str:
-    """A name for the data of a run: the embedded world, or a folder's name with a digest of its files' names and sizes.
+    """A name for the data of a run: the embedded world, or a folder's name with a digest of its files.
 
-    Raises FileNotFoundError naming a path that is not there.
+    Up to 1 GiB the files' contents count, beyond that their sizes and times. Hidden files do not count. Raises
+    FileNotFoundError naming a path that is not there.
     """
     if data is None:
         return WORLD
     if not data.exists():
         raise FileNotFoundError(f"--data {data}: there is no such file or folder")
-    files = sorted(p for p in data.rglob("*") if p.is_file()) if data.is_dir() else [data]
-    listing = "\n".join(f"{p.relative_to(data)}\t{p.stat().st_size}" for p in files)
-    return f"{data.resolve().name} ({hashlib.sha256(listing.encode()).hexdigest()[:8]})"
+    files = (
+        [p for p in sorted(data.rglob("*")) if p.is_file() and not p.name.startswith(".")] if data.is_dir() else [data]
+    )
+    whole = sum(p.stat().st_size for p in files) <= HASHED_BYTES
+    hasher = hashlib.sha256()
+    for p in files:
+        content = hashlib.sha256(p.read_bytes()).hexdigest() if whole else f"{p.stat().st_size} {p.stat().st_mtime_ns}"
+        hasher.update(f"{p.relative_to(data)}\t{content}\n".encode())
+    return f"{data.resolve().name} ({hasher.hexdigest()[:8]})"
 
 
 def code_version() -> str:
     """The version with a digest of all sources that a result can depend on (reports and tests are left out)."""
-    hasher = hashlib.sha256()
-    for package in (gengauge.benchmarks, gengauge.reference, gengauge.kernels, gengauge.datasets):
-        root = Path(package.__path__[0])
-        for file in sorted(root.rglob("*.py")):
-            hasher.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return f"{__version__}+{hasher.hexdigest()[:12]}"
+    packages = (gengauge.benchmarks, gengauge.reference, gengauge.kernels, gengauge.datasets)
+    return f"{__version__}+{source_digest(*(Path(package.__path__[0]) for package in packages))}"
 
 
 def _digest(
@@ -137,5 +143,7 @@ def _digest(
         "device": device,
         "data": data,
         "code": code,
+        "versions": versions(),
+        "weights": overrides(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def write_png(path: Path, pixels: np.ndarray[Any, Any], alt: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_itxt("Description", alt)
-    hidden = path.with_name(f".{path.name}.tmp")
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     Image.fromarray(pixels).save(hidden, "PNG", pnginfo=info)
     hidden.replace(path)
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from gengauge.benchmarks.core.records import ended_well
 from gengauge.benchmarks.core.store import read_records
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import Job
@@ -20,9 +22,23 @@ def run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Con
     """Runs the jobs that `out` does not hold yet (all of them with `force`) and counts how the jobs asked for ended.
 
     A finished job is one with records of status ok, of the same configuration and code. Raises OSError naming `out`
-    where nothing can be written there, before any work is done.
+    where nothing can be written there, or where another run is at work there, before any work is done.
     """
     _check_writable(out)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"another run is at work in {out}; wait for it or choose another folder with --out") from None
+    try:
+        return _run(jobs, out, parallel, force, console)
+    finally:
+        lock.release()
+
+
+def _run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Console) -> Counter[str]:
+    for stale in (out / "records").glob(".*.tmp"):  # of a run that was killed while it wrote
+        stale.unlink()
     done = set() if force else finished(out)
     left = [job for job in jobs if job.digest not in done]
     kept = len(jobs) - len(left)
@@ -37,12 +53,13 @@ def run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Con
 
 
 def finished(out: Path) -> set[str]:
-    """The digests of the jobs whose records in `out` are all ok."""
+    """The digests of the jobs of which no record in `out` is a reason to run them again."""
     if not (out / "records").is_dir():
         return set()
-    frame = read_records(out)
-    bad = set(frame.loc[frame["status"] != "ok", "digest"])
-    return set(frame["digest"]) - bad
+    frame = read_records(out, every_attempt=True)
+    newest = frame[frame["time"] == frame.groupby("digest")["time"].transform("max")]
+    well = [ended_well(str(s), str(c)) for s, c in zip(newest["status"], newest["column"], strict=True)]
+    return set(newest["digest"]) - set(newest.loc[[not w for w in well], "digest"])
 
 
 def _check_writable(out: Path) -> None:

@@ -7,28 +7,24 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
 
 from gengauge.benchmarks.core.experiments import Context, Experiment, Measurement, Picture, Unavailable
-from gengauge.benchmarks.core.records import Record, Status
+from gengauge.benchmarks.core.records import Record, Status, ended_well
 from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.jobs import Job
+from gengauge.benchmarks.machine import device_name, utc_now, versions
 from gengauge.benchmarks.pictures import write_png
 from gengauge.datasets.weights import WeightsNotFound
-
-VERSIONED = ("torch", "torchvision", "numpy", "scipy", "pandas", "clean-fid", "diffusers")
 
 
 def work(job: Job, out: Path, pipe: Connection) -> None:
@@ -47,7 +43,8 @@ def work(job: Job, out: Path, pipe: Connection) -> None:
     started, utc = time.perf_counter(), utc_now()
     measurements: list[Measurement] = []
     try:
-        measurements = list(_carry_out(job, out, pipe))
+        measurements.extend(_carry_out(job, out, pipe))  # what came before an exception is kept
+        _check_complete(job, measurements)
     except (Unavailable, WeightsNotFound) as missing:
         status, reason = "unavailable", str(missing)
     except MemoryError:
@@ -62,32 +59,29 @@ def work(job: Job, out: Path, pipe: Connection) -> None:
     if status == "failed":
         reason = f"{reason}\n{last_lines(log)}"
     records = make_records(job, status, reason, measurements, time.perf_counter() - started, peak_mebibytes(job), utc)
-    wrong = [r for r in records if r.status != "ok"]
+    wrong = [r for r in records if not ended_well(r.status, r.column)]
     write_part(out / "records", f"{job.digest}-{utc.replace(':', '')}", records)
-    pipe.send((wrong[0].status, wrong[0].reason) if wrong else ("ok", ""))
+    pipe.send((wrong[-1].status, wrong[-1].reason) if wrong else ("ok", ""))
     pipe.close()
 
 
 def make_records(
     job: Job, status: Status, reason: str, measurements: list[Measurement], seconds: float, peak: float, utc: str
 ) -> list[Record]:
-    """The records of a job: one a measurement, or one a row with the status of a job that gave none.
+    """The records of a job: one a measurement and, where the job as a whole did not end well, one a row that says so.
 
-    A value that is not finite becomes a failed record that says so.
+    A value that is not finite becomes a failed record, one that could not be had (`missing`) an unavailable one.
     """
     experiment, at = job.declared()
     columns = {column.key: column for column in experiment.columns}
-    if status != "ok":
-        measurements = [Measurement(row, "", math.nan) for row in experiment.rows]
 
-    def record(m: Measurement) -> Record:
-        finite = math.isfinite(m.value)
+    def record(m: Measurement, status: Status, reason: str) -> Record:
         return Record(
             paper=job.paper.key,
             table=experiment.table,
             row=m.row,
             column=m.column,
-            value=m.value if finite else None,
+            value=m.value if math.isfinite(m.value) else None,
             unit=columns[m.column].unit if m.column else "",
             low=m.low,
             high=m.high,
@@ -98,8 +92,8 @@ def make_records(
             experiment=experiment.key,
             seed=job.seed,
             scale=job.scale,
-            status="failed" if status == "ok" and not finite else status,
-            reason=f"{m.column} came out as {m.value}" if status == "ok" and not finite else reason,
+            status=status,
+            reason=reason,
             data=job.data_name,
             device=device_name(job.device),
             threads=at.threads,
@@ -112,7 +106,25 @@ def make_records(
             time=utc,
         )
 
-    return [record(m) for m in measurements]
+    out = []
+    for m in measurements:
+        if m.missing:
+            out.append(record(m, "unavailable", m.missing))
+        elif math.isfinite(m.value):
+            out.append(record(m, "ok", ""))
+        else:
+            out.append(record(m, "failed", f"{m.column} came out as {m.value}"))
+    if status != "ok":
+        out += [record(Measurement(row, "", math.nan), status, reason) for row in experiment.rows]
+    return out
+
+
+def _check_complete(job: Job, measurements: list[Measurement]) -> None:
+    experiment, _ = job.declared()
+    have = {(m.row, m.column) for m in measurements if m.step is None}
+    lacking = [f"{row}/{c.key}" for row in experiment.rows for c in experiment.columns if (row, c.key) not in have]
+    if lacking:
+        raise ValueError(f"{experiment.key} ended without a value for {', '.join(lacking)}, which it declares")
 
 
 def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
@@ -162,33 +174,3 @@ def peak_mebibytes(job: Job) -> float:
     if job.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def device_name(device: str) -> str:
-    """`cpu (Intel ...)` or `cuda (NVIDIA H100)`: what a time was measured on."""
-    if device == "cuda":
-        return f"cuda ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else "cuda"
-    return f"{device} ({_processor()})"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def utc_now() -> str:
-    """The time as `2026-01-31T12:00:00.000000Z`."""
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")

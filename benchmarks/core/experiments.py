@@ -29,7 +29,10 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value. `step` is None for the final value and the training step for a point of a curve."""
+    """One measured value. `step` is None for the final value and the training step for a point of a curve.
+
+    `missing` says why there is no value (`value` is NaN then), where the rest of the job went well.
+    """
 
     row: str
     column: str
@@ -40,6 +43,7 @@ class Measurement:
     samples: int | None = None
     step: int | None = None
     note: str = ""
+    missing: str = ""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,14 @@ class Record:
     time: str
 
 
+def ended_well(status: str, column: str) -> bool:
+    """Whether a record is no reason to run its job again: a value, or a single value that could not be had here.
+
+    A record without a column speaks of the whole job.
+    """
+    return status == "ok" or (status == "unavailable" and bool(column))
+
+
 _TYPES = {
     "str": pa.string(),
     "int": pa.int64(),

@@ -17,13 +17,17 @@ class DamagedPart(UserWarning):
     """A part of the store could not be read; the message names it and where it was set aside."""
 
 
+class OlderCode(UserWarning):
+    """Records by older code or libraries are left out of a frame, since numbers of two programs are not averaged."""
+
+
 def write_part(folder: Path, name: str, records: list[Record]) -> Path:
     """Writes one part, whole or not at all: to a hidden file beside it, flushed to the disk, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     path, hidden = folder / f"{name}.parquet", folder / f".{name}.{os.getpid()}.tmp"
     try:
         with hidden.open("wb") as stream:
-            pq.write_table(to_table(records), stream)
+            pq.write_table(to_table(records), stream, write_page_checksum=True)
             stream.flush()
             os.fsync(stream.fileno())
         hidden.replace(path)
@@ -35,7 +39,8 @@ def write_part(folder: Path, name: str, records: list[Record]) -> Path:
 def read_records(folder: Path | str, every_attempt: bool = False) -> pd.DataFrame:
     """The records of a run folder (`out/quick`) or of its `records` folder, one row each, sorted.
 
-    Of a job that ran more than once the newest attempt counts, unless `every_attempt`. A part that cannot be read is
+    Of a job that ran more than once the newest attempt counts, and of a table only what the newest code measured (an
+    `OlderCode` warning says what that leaves out); with `every_attempt` everything does. A part that cannot be read is
     named in a `DamagedPart` warning and moved to `records/damaged/`; the others are read. A part of a newer schema
     raises ValueError: update gengauge to read it. Raises FileNotFoundError without such a folder.
     """
@@ -47,27 +52,44 @@ def read_records(folder: Path | str, every_attempt: bool = False) -> pd.DataFram
     if not parts:
         return empty_frame()
     frame = to_frame(pa.concat_tables(parts))
-    if not every_attempt:
-        # A job's identity without its code: a run with changed code supersedes the older one.
-        job = ["experiment", "paper", "table", "row", "seed", "scale", "data", "device"]
-        newest = frame.groupby(job, dropna=False)["time"].transform("max")
-        frame = frame[frame["time"] == newest]
-    return frame.sort_values(list(IDENTITY), kind="stable", na_position="first").reset_index(drop=True)
+    return (
+        (frame if every_attempt else _current(frame))
+        .sort_values(list(IDENTITY), kind="stable", na_position="first")
+        .reset_index(drop=True)
+    )
+
+
+def _current(frame: pd.DataFrame) -> pd.DataFrame:
+    """What counts: of each table, scale, data and device the records of the newest code and libraries, of them the
+    newest attempt at each job."""
+    table = ["paper", "table", "scale", "data", "device"]
+    generation = frame["code"] + frame["versions"]
+    newest = frame.assign(generation=generation).sort_values("time").groupby(table)["generation"].transform("last")
+    newest = newest.reindex(frame.index)
+    current = frame[generation == newest]
+    if len(current) < len(frame):
+        older = frame.loc[generation != newest, "digest"].nunique()
+        warnings.warn(
+            f"{older} jobs by older code or libraries are left out; run them again to have them", OlderCode, 3
+        )
+    attempt = current.groupby(["experiment", *table, "row", "seed"])["time"].transform("max")
+    return current[current["time"] == attempt]
 
 
 def _read_part(path: Path) -> pa.Table | None:
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+        version = int((table.schema.metadata or {}).get(b"gengauge_schema", b"0"))
+        if version <= SCHEMA_VERSION:
+            if table.schema.names != SCHEMA.names:
+                raise ValueError("its columns are not those of a record")
+            return table.cast(SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the system's, not the file's: no permission, too many open files
         _set_aside(path, str(error))
         return None
-    version = int((table.schema.metadata or {}).get(b"gengauge_schema", b"0"))
-    if version > SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema {version}, this gengauge reads up to {SCHEMA_VERSION}; update gengauge")
-    if table.schema.names != SCHEMA.names:
-        _set_aside(path, "its columns are not those of a record")
-        return None
-    return table.cast(SCHEMA)
+    raise ValueError(f"{path} has schema {version}, this gengauge reads up to {SCHEMA_VERSION}; update gengauge")
 
 
 def _set_aside(path: Path, why: str) -> None:

@@ -12,9 +12,12 @@ import numpy as np
 from filelock import FileLock
 from torch import Tensor
 
+import gengauge.datasets.folder
+import gengauge.reference.nets
 from gengauge.benchmarks.features.extract import Pictures, Precision, extract
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.resize import Mode
+from gengauge.benchmarks.machine import source_digest, versions
 from gengauge.datasets.weights import cache_folder
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +33,8 @@ def features(
 ) -> Array:
     """As `extract`, from the cache where these pictures' features by this network were computed before.
 
-    The key is made of the pictures' bytes in order, the network's name and weights, mode, precision and kind of device.
+    The key is made of the pictures' bytes in order, the network's name and weights, mode, precision, kind of device,
+    the code that reads, resizes and computes, and the versions of the libraries under it.
     Two processes that ask for the same features at once compute them once. A damaged cache file is made again.
     """
     key = _digest(pictures, network, f"{mode} {precision} {device}")
@@ -56,10 +60,16 @@ def _read(path: Path, count: int, dimensions: int) -> Array | None:
 
 
 def _digest(pictures: Pictures, network: FeatureNetwork, how: str) -> str:
-    hasher = hashlib.sha256(f"{network.name} {network.digest} {how}".encode())
+    hasher = hashlib.sha256(f"{network.name} {network.digest} {_code()} {how}".encode())
     if isinstance(pictures, Tensor):
         hasher.update(repr(tuple(pictures.shape)).encode() + pictures.contiguous().numpy().tobytes())
     else:
         for path in pictures:
             hasher.update(hashlib.sha256(path.read_bytes()).digest())
     return hasher.hexdigest()[:32]
+
+
+def _code() -> str:
+    here = Path(__file__).parent
+    nets, folder = Path(gengauge.reference.nets.__path__[0]), Path(gengauge.datasets.folder.__file__)
+    return f"{source_digest(here, nets, folder)} {sorted(versions().items())}"

@@ -7,22 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TOLERANCE = 0.12
+CONTRAST = 0.2
 
 
-def marked(pictures: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Which pictures (N, 3, H, W) in [-1, 1] show fill: (N,) bool.
+def marked(pictures: Tensor) -> Tensor:
+    """Which pictures (N, 3, H, W) in [-1, 1] show fill, that is zeros: (N,) bool.
 
     A quarter-by-quarter window, the least that cutout leaves inside a corner, or a whole line of pixels at the border,
-    which a translation empties, counts as fill where it lies within `tolerance` of 0 on average (largest channel).
+    which a translation empties, counts as fill where its mean distance from 0 (of the largest channel) is at most
+    0.12 and at most a fifth of the whole picture's. The second condition keeps pictures of low contrast, blurred ones
+    and the mean of all pictures from counting as marked.
     """
     size = pictures.shape[2] // 4, pictures.shape[3] // 4
-    distance = pictures.abs().amax(1, keepdim=True)
-    windows = F.avg_pool2d(distance, size, stride=1).flatten(1).amin(1)
-    distance = distance[:, 0]
+    distance = pictures.abs().amax(1)
+    whole = distance.mean((1, 2))
+    windows = F.avg_pool2d(distance[:, None], size, stride=1).flatten(1).amin(1)
     lines = torch.stack(
-        [distance[:, 0].mean(1), distance[:, -1].mean(1), distance[:, :, 0].mean(1), distance[:, :, -1].mean(1)]
+        [line.mean(1) for line in (distance[:, 0], distance[:, -1], distance[:, :, 0], distance[:, :, -1])]
     )
-    return (windows < tolerance) | (lines.amin(0) < tolerance)
+    least = torch.minimum(windows, lines.amin(0))
+    return (least < TOLERANCE) & (least < CONTRAST * whole)
 
 
 def leakage(samples: Tensor, reals: Tensor, augmented: Tensor) -> float:
@@ -31,9 +35,9 @@ def leakage(samples: Tensor, reals: Tensor, augmented: Tensor) -> float:
     Near 0: samples look like untouched pictures; near 1: like augmented ones; below 0: fewer marks than reals have.
     Raises ValueError where the marks do not tell augmented pictures from untouched ones.
     """
-    low, high = marked(reals).double().mean(), marked(augmented).double().mean()
+    share, low, high = (float(marked(p).float().mean()) for p in (samples, reals, augmented))
     if high - low < 0.5:
         raise ValueError(
             f"marks are on {low:.0%} of untouched and {high:.0%} of augmented pictures: they tell nothing here"
         )
-    return float((marked(samples).double().mean() - low) / (high - low))
+    return (share - low) / (high - low)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,10 +40,14 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
 def discriminator_loss(
     discriminator: Network, reals: Tensor, fakes: Tensor, placement: Placement, augment: Network
 ) -> Tensor:
-    """D's loss of a batch; reals and fakes (N, C, H, W) get draws of their own. Fakes must come without gradient."""
+    """D's loss of a batch; reals and fakes (N, C, H, W) get draws of their own. Fakes must come without gradient.
+
+    D sees both in one pass, fakes first, as in the BigGAN code.
+    """
     reals = augment(reals) if placement.reals else reals
     fakes = augment(fakes) if placement.fakes else fakes
-    return hinge_discriminator_loss(discriminator(reals), discriminator(fakes))
+    fake_scores, real_scores = discriminator(torch.cat([fakes, reals])).split([len(fakes), len(reals)])
+    return hinge_discriminator_loss(real_scores, fake_scores)
 
 
 def generator_loss(discriminator: Network, fakes: Tensor, placement: Placement, augment: Network) -> Tensor:

@@ -42,11 +42,13 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 def test_an_error_of_the_user_is_one_line_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "junk.pth").write_text("junk")
     for arguments, words in (
         (["run", "nothing"], "no paper 'nothing'"),
         (["run", "--data", str(tmp_path / "none")], "no such file or folder"),
         (["report", str(tmp_path / "none")], "no folder of records"),
         (["eval", str(tmp_path), str(tmp_path)], "holds no pictures"),
+        (["eval", str(tmp_path), str(tmp_path), "--weights", str(tmp_path / "junk.pth")], "no checkpoint of a known"),
     ):
         done = gengauge(*arguments)
         assert done.returncode == cli.USAGE
@@ -81,6 +83,25 @@ def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
     assert call("run", "diffaugment", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("paper", "status"), [("PAPER", 0), ("UNAVAILABLE", cli.UNAVAILABLE), ("BAD", cli.FAILED), ("ODD", cli.FAILED)]
+)
+def test_the_exit_status_tells_how_the_jobs_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paper: str, status: int
+) -> None:
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", (f"toy_paper:{paper}",))
+    result = call("run", "toy", "--device", "cpu", "--out", str(tmp_path), "--jobs", "4")
+    assert result.exit_code == status, result.stdout
+
+
+def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:sige"))
+    result = call("run", "toy", "sige", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
+    assert result.exit_code == cli.UNAVAILABLE
+    assert "unavailable at scale quick: sige" in result.stdout
+    assert len(read_records(tmp_path)) > 0
 
 
 def test_a_folder_with_too_few_pictures_is_refused_before_any_job(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from gengauge.benchmarks.core.store import DamagedPart, read_records
@@ -87,6 +89,7 @@ def test_one_bad_job_becomes_a_record_and_the_others_go_on(tmp_path: Path) -> No
         assert words in record["reason"]
         assert pd.isna(record["value"])
     assert frame.loc[["good"], "value"].notna().all()
+    assert frame.loc["grows", "peak_mebibytes"] > 1000
     assert "the toy broke" in said
 
 
@@ -106,43 +109,77 @@ def test_a_timed_job_runs_alone_with_the_environment_for_timing(tmp_path: Path) 
     assert "MALLOC_TOP_PAD_" not in os.environ
 
 
-def kill_after(seconds: float, out: Path) -> None:
-    """Starts the slow paper in a process of its own and ends that with SIGKILL."""
+def start_and_kill(out: Path, parts: int) -> list[psutil.Process]:
+    """Starts the slow paper in a process of its own and ends that with SIGKILL once `parts` jobs are finished.
+
+    Returns the processes that it had started.
+    """
     script = (
-        "import sys; from pathlib import Path; from rich.console import Console\n"
+        "from pathlib import Path; from rich.console import Console\n"
         "from gengauge.benchmarks.jobs import select; from gengauge.benchmarks.runner import run\n"
         "if __name__ == '__main__':\n"
         "    jobs = select(['toy_paper:SLOW'], [], 'quick', None, 'cpu', None)\n"
         f"    run(jobs, Path({str(out)!r}), 2, False, Console())\n"
     )
-    file = out / "start.py"
-    file.write_text(script)
+    (out / "start.py").write_text(script)
     process = subprocess.Popen(
-        [sys.executable, file], env={**os.environ, "PYTHONPATH": str(HERE)}, stdout=subprocess.DEVNULL
+        [sys.executable, out / "start.py"], env={**os.environ, "PYTHONPATH": str(HERE)}, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 60
-    while not (out / "logs").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(seconds)
+    deadline = time.monotonic() + 90
+    while not ((out / "logs").exists() and len(list(out.glob("records/*.parquet"))) >= parts):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    return started
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_frame(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_all(jobs("SLOW"), whole)
     killed.mkdir()
-    for seconds in (0.2, 1.3):
-        kill_after(seconds, killed)
-    time.sleep(1)  # the jobs of a dead runner end by themselves
+    (killed / "records").mkdir()
+    (killed / "records" / ".half.1.tmp").write_bytes(b"of a run that was killed while it wrote")
+    for parts in (0, 2):
+        started = start_and_kill(killed, parts)
+        assert started
+        _, alive = psutil.wait_procs(started, timeout=10)
+        assert not alive, "the jobs of a dead runner end by themselves"
     finished = len(list(killed.glob("records/*.parquet")))
-    assert finished < 6
+    assert 2 <= finished < 6
     counts, said = run_all(jobs("SLOW"), killed)
     assert counts["ok"] == 6
-    if finished:
-        assert f"{finished} of 6 jobs are finished already" in said
+    assert f"{finished} of 6 jobs are finished already" in said
     assert len(list(killed.glob("records/*.parquet"))) == 6
+    assert not list(killed.glob("records/.*.tmp"))
     pd.testing.assert_frame_equal(stable(read_records(killed)), stable(read_records(whole)))
+    pictures = [{p.relative_to(out): p.read_bytes() for p in out.rglob("*.png")} for out in (whole, killed)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 6
+
+
+def test_what_was_measured_before_a_failure_is_kept_and_what_was_not_is_missed(tmp_path: Path) -> None:
+    start = time.monotonic()
+    counts, _ = run_all(jobs("ODD"), tmp_path)
+    assert time.monotonic() - start < 45, "a process that lingers after its result is ended"
+    assert counts == {"ok": 2, "failed": 2}
+    frame = read_records(tmp_path).set_index("experiment")
+    half = frame.loc[["half_way"]]
+    assert sorted(half["status"]) == ["failed", "ok"]
+    assert half.loc[half["status"] == "ok", "value"].tolist() == [4.0]
+    assert "ended without a value for plain/score" in frame.loc["nothing", "reason"]
+    assert frame.loc["cannot_tell", "status"] == "unavailable"
+    assert frame.loc["cannot_tell", "reason"] == "no way to tell here"
+    assert frame.loc["lingers", "value"] == 3.0
+    _, said = run_all(jobs("ODD"), tmp_path)
+    assert "2 of 4 jobs are finished already" in said
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(OSError, match="another run is at work"):
+        run_all(jobs("PAPER"), tmp_path)
 
 
 def test_a_damaged_part_is_set_aside_and_its_job_repeated(tmp_path: Path) -> None:
@@ -192,7 +229,9 @@ def test_a_jobs_digest_depends_on_what_its_result_depends_on(tmp_path: Path) -> 
     assert digests() == digests()
     assert len(digests()) == 4
     assert not digests() & (digests("cuda") | first)
-    (tmp_path / "b.png").write_bytes(b"2")
+    (tmp_path / ".DS_Store").write_bytes(b"3")
+    assert digests(data=tmp_path) == first
+    (tmp_path / "a.png").write_bytes(b"2")
     assert not first & digests(data=tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         digests(data=tmp_path / "none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import struct
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from gengauge.benchmarks.core import store
 from gengauge.benchmarks.core.records import SCHEMA, Record
-from gengauge.benchmarks.core.store import DamagedPart, read_records, write_part
+from gengauge.benchmarks.core.store import DamagedPart, OlderCode, read_records, write_part
 
 RECORD = Record(
     paper="toy", table="toys", row="plain", column="score", value=1.5, unit="1", low=1.0, high=2.0, interval="made up",
@@ -37,10 +40,26 @@ def test_the_newest_attempt_of_a_job_counts(tmp_path: Path) -> None:
     old = replace(RECORD, status="failed", value=None, column="", time="2026-01-01T00:00:00Z", code="1", digest="d1")
     new = replace(RECORD, time="2026-01-02T00:00:00Z", code="2", digest="d2")
     elsewhere = replace(RECORD, device="cuda", value=9.0)
-    for name, record in (("b", new), ("a", old), ("c", elsewhere)):
+    for name, record in (("b", new), ("a", replace(old, code="2")), ("c", elsewhere)):
         write_part(tmp_path, name, [record])
     assert sorted(read_records(tmp_path)["value"]) == [1.5, 9.0]
     assert len(read_records(tmp_path, every_attempt=True)) == 3
+
+
+def test_numbers_of_two_programs_are_not_mixed(tmp_path: Path) -> None:
+    for seed in range(4):
+        old = replace(
+            RECORD, seed=seed, value=100.0 + seed, code="1", digest=f"o{seed}", time=f"2026-01-01T00:00:0{seed}Z"
+        )
+        write_part(tmp_path, f"z{seed}", [old])
+    for seed in range(2):
+        new = replace(
+            RECORD, seed=seed, value=1.0 + seed, code="2", digest=f"n{seed}", time=f"2026-01-02T00:00:0{seed}Z"
+        )
+        write_part(tmp_path, f"a{seed}", [new])
+    with pytest.warns(OlderCode, match="4 jobs by older code"):
+        assert read_records(tmp_path)["value"].tolist() == [1.0, 2.0]
+    assert len(read_records(tmp_path, every_attempt=True)) == 6
 
 
 def test_an_empty_store_is_an_empty_frame_and_none_is_an_error(tmp_path: Path) -> None:
@@ -79,3 +98,27 @@ def test_a_part_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
     with pytest.raises(Exception, match="int"):
         write_part(tmp_path, "a", [replace(RECORD, seed="no number")])  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_in_a_value_is_noticed(tmp_path: Path) -> None:
+    marker = 1234.56789
+    path = write_part(tmp_path, "a", [replace(RECORD, value=marker)])
+    content = bytearray(path.read_bytes())
+    at = content.find(struct.pack("<d", marker))
+    assert at > 0
+    content[at + 3] ^= 0x10
+    path.write_bytes(content)
+    with pytest.warns(DamagedPart, match=r"a\.parquet"):
+        assert read_records(tmp_path).empty
+
+
+def test_an_error_of_the_system_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_part(tmp_path, "a", [RECORD])
+
+    def no_more_files(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(store.pq, "read_table", no_more_files)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_records(tmp_path)
+    assert path.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,6 +92,24 @@ def undeclared(context: Context) -> Iterator[Result]:
     yield Measurement("plain", "other", 1.0)
 
 
+def half_way(context: Context) -> Iterator[Result]:
+    yield Measurement("plain", "score", 4.0)
+    raise RuntimeError("half way")
+
+
+def nothing(context: Context) -> Iterator[Result]:
+    yield from ()
+
+
+def cannot_tell(context: Context) -> Iterator[Result]:
+    yield Measurement("plain", "score", float("nan"), missing="no way to tell here")
+
+
+def lingers(context: Context) -> Iterator[Result]:
+    yield Measurement("plain", "score", 3.0)
+    threading.Thread(target=time.sleep, args=(60,)).start()
+
+
 def experiment(
     run: Callable[[Context], Iterator[Result]],
     row: str = "plain",
@@ -135,4 +154,6 @@ BAD = paper(
     experiment(lacks_weights),
     experiment(undeclared),
 )
+ODD = paper(experiment(half_way), experiment(nothing), experiment(cannot_tell), experiment(lingers))
+UNAVAILABLE = paper(experiment(good), experiment(lacks))
 TIMED = paper(experiment(good), experiment(surroundings, timed=True))
