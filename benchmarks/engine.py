@@ -23,7 +23,8 @@ from gengauge.benchmarks.jobs import Job
 from gengauge.benchmarks.machine import utc_now
 from gengauge.benchmarks.worker import last_lines, make_records, work
 
-PRELOAD = ["torch", "scipy.stats", "pyarrow.parquet", "gengauge.benchmarks.worker"]
+# torch._dynamo is what the first optimiser of a process imports, in a second or more.
+PRELOAD = ["torch", "torch._dynamo", "pyarrow.parquet", "gengauge.benchmarks.worker"]
 # Keeps freed memory in the process: page faults would otherwise be a large and erratic part of every time.
 TIMING_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",

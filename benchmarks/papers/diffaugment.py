@@ -76,9 +76,9 @@ class Settings:
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.99)
     ema: float = 0.99
-    steps: int = 460
+    steps: int = 500
     curve_points: int = 10
-    samples: int = 128
+    samples: int = 112
     references: int = 224
 
 
