@@ -181,7 +181,7 @@ def run_command(
     size: Scale = scale.value
     out = out or Path("out") / size
     chosen = select(SOURCES, targets or [], size, seeds, where, data)
-    idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, where, data)]
+    idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, where, None)]
     if idle or not chosen:
         console.print(
             f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; published numbers only. "
