@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -17,7 +19,7 @@ import gengauge.reference.nets
 from gengauge.benchmarks.features.extract import Pictures, Precision, extract
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.resize import Mode
-from gengauge.benchmarks.machine import source_digest, versions
+from gengauge.benchmarks.machine import available_cores, source_digest, versions
 from gengauge.datasets.weights import cache_folder
 
 Array = np.ndarray[Any, Any]
@@ -35,7 +37,8 @@ def features(
 
     The key is made of the pictures' bytes in order, the network's name and weights, mode, precision, kind of device,
     the code that reads, resizes and computes, and the versions of the libraries under it.
-    Two processes that ask for the same features at once compute them once. A damaged cache file is made again.
+    Two processes that ask for the same features at once compute them once; since the others wait, all cores work on
+    them. A damaged cache file is made again.
     """
     key = _digest(pictures, network, f"{mode} {precision} {device}")
     path = cache_folder() / "features" / f"{key}.npy"
@@ -43,12 +46,23 @@ def features(
     with FileLock(path.with_suffix(".lock")):
         found = _read(path, len(pictures), network.dimensions)
         if found is None:
-            found = extract(pictures, network, mode, device, precision, progress)
+            with _all_cores():
+                found = extract(pictures, network, mode, device, precision, progress)
             hidden = path.with_suffix(f".{os.getpid()}.tmp")
             with hidden.open("wb") as stream:
                 np.save(stream, found)
             hidden.replace(path)
     return found
+
+
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(available_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read(path: Path, count: int, dimensions: int) -> Array | None:

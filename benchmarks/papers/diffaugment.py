@@ -78,7 +78,7 @@ class Settings:
     ema: float = 0.99
     steps: int = 500
     curve_points: int = 10
-    samples: int = 112
+    samples: int = 96
     references: int = 224
 
 
@@ -366,8 +366,8 @@ PAPER = Paper(
     venue="NeurIPS 2020",
     tables=load_tables("diffaugment"),
     experiments=(
-        _experiment("none", 5),
-        _experiment("diffaugment", 5),
+        _experiment("none", 6),
+        _experiment("diffaugment", 6),
         _experiment("reals-only", 2),
         _experiment("d-only", 2),
     ),

@@ -70,7 +70,7 @@ def test_list_shows_papers_rows_and_what_runs(monkeypatch: pytest.MonkeyPatch) -
 def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = call("run", "diffaugment", "--dry-run", "--out", str(tmp_path / "out"), "--device", "cpu").stdout
     assert "Inception 2015: 21,785,568 parameters" in text
-    assert text.count("5 seeds") == 2
+    assert text.count("6 seeds") == 2
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(weights, "find", lambda key: None)
     text = call("run", "diffaugment", "--dry-run", "--device", "cpu").stdout
