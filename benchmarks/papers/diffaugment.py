@@ -376,7 +376,7 @@ PAPER = Paper(
         "quick": "A mechanism study, not a reproduction. A small GAN is trained on 64 pictures with the augmentation "
         "(translation and cutout) at the four places of the paper's ablation. It shows whether the discriminator "
         "memorises, whether augmentations leak and whether the samples come closer to fresh pictures. It does not "
-        "show the paper's FID: network, pictures, schedule and sample count are others. Nor does it rank the placements "
-        "by FID: after so few steps any augmentation in the discriminator's step helps a baseline that memorises."
+        "show the paper's FID: network, pictures, schedule and sample count are others. Nor does it rank the "
+        "placements by FID: after so few steps any augmentation of what D sees helps a baseline that memorises."
     },
 )
