@@ -279,9 +279,9 @@ def eval_command(
             "metric",
             "value",
             "interval",
-            "",
             title=f"{fake} against {real} ({mode.value}, {features.value}, {precision.value})",
         )
+        table.add_column("", overflow="fold")  # a remedy may hold an address, which must be whole
         for s in scores:
             bounds = f"[{s.low:.5g}, {s.high:.5g}] {s.interval}" if s.low is not None and s.high is not None else ""
             table.add_row(
