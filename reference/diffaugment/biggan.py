@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gengauge.reference.diffaugment.augment import Draws, diff_augment, draw
+from gengauge.reference.diffaugment.augment import Draws, diff_augment
 from gengauge.reference.diffaugment.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from gengauge.reference.diffaugment.placement import DIFFAUGMENT, Placement
 from gengauge.reference.nets.biggan import Discriminator, Generator, orthogonal_gradient_
@@ -78,7 +78,7 @@ def draw_step(recipe: Recipe, network: Generator, generator: torch.Generator | N
 def second_view(
     augmented: Tensor, raw: Tensor, how: str, draws: StepDraws, generator: torch.Generator | None = None
 ) -> Tensor:
-    """CR's other view of the reals (N, C, H, W): `how` applied to the augmented reals, or the raw reals where it is ""."""
+    """CR's other view of the reals (N, C, H, W): `how` applied to the augmented reals; the raw ones where it is ""."""
     if not how:
         return raw
     parts = how.split(",")

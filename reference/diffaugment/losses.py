@@ -48,8 +48,8 @@ def path_lengths(pictures: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
 
 
 def path_length_penalty(lengths: Tensor, mean: Tensor, decay: float = 0.01) -> tuple[Tensor, Tensor]:
-    """(length - mean)^2 for each picture, and the new running mean, which moves by `decay` before it is used."""
-    mean = mean.lerp(lengths.detach().mean(), decay)
+    """(length - mean)^2 of each picture; the running mean, first moved by `decay`, passes gradients and is returned."""
+    mean = mean.lerp(lengths.mean(), decay)
     return (lengths - mean).square(), mean
 
 

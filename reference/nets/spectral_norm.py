@@ -6,7 +6,6 @@ Source: Miyato et al. 2018, algorithm 1; Brock et al. 2019, section 3 for severa
 
 from __future__ import annotations
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from goldens import assert_close, files, folder, load, prefixes, settings
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from gengauge.reference.diffaugment.biggan import (
     ema_decay,
     generator_loss,
 )
+from gengauge.reference.diffaugment.stylegan2 import PictureDraws, discriminator_phase, generator_phase
+from gengauge.reference.diffaugment.stylegan2 import Recipe as StyleRecipe
 from gengauge.reference.nets.biggan import (
     Attention,
     ConditionalBatchNorm,
@@ -36,6 +39,9 @@ from gengauge.reference.nets.biggan import (
 )
 from gengauge.reference.nets.ema import update_ema
 from gengauge.reference.nets.spectral_norm import SNConv2d, SNEmbedding, SNLinear
+from gengauge.reference.nets.stylegan2 import ops, tensorflow
+from gengauge.reference.nets.stylegan2.discriminator import Discriminator as StyleDiscriminator
+from gengauge.reference.nets.stylegan2.generator import Generator as StyleGenerator
 
 PAPER = "diffaugment"
 OPS = {
@@ -53,10 +59,16 @@ KINDS = (
     "biggan_nets",
     "biggan_gd",
     "biggan_train",
+    "sg2_ops",
+    "sg2_G_",
+    "sg2_D_",
+    "sg2_losses",
+    "sg2_tf_conversion",
+    "sg2_tf_r1_variants",
     "metrics_biggan_is_fid",
     "metrics_sg2pt",
 )
-AWAITED = ("sg2_", "data_subsets")
+AWAITED = ("data_subsets",)
 
 
 def cases(prefix: str, ending: str) -> list[object]:
@@ -417,3 +429,341 @@ def test_biggan_iterations(path: Path, _name: str) -> None:
         for name, comparable in under(t, f"mask.{mask}.").items():
             ours, golden, keep = training.networks[network].get_parameter(name), t[f"{after}{name}"], comparable > 0
             assert_close(ours[keep], golden[keep], 1e-5)
+
+
+def pair(text: str) -> list[int]:
+    """`2`, or `[2,1]`, as numbers."""
+    value = ast.literal_eval(text)
+    return value if isinstance(value, list) else [value, value]
+
+
+def op_cases(prefix: str) -> list[object]:
+    """An item a key of the StyleGAN2 operations with a prefix."""
+    return [
+        pytest.param(path, key, id=f"{path.stem}-{key}")
+        for path in files(PAPER, "sg2_ops")
+        for key in load(path)[0]
+        if key.startswith(f"{prefix}.")
+    ]
+
+
+@pytest.mark.parametrize(("path", "key"), op_cases("upfirdn"))
+def test_upfirdn2d(path: Path, key: str) -> None:
+    t, _ = load(path)
+    _, name, arguments = key.split(".", 2)
+    match = re.fullmatch(r"up(.+)_down(.+)_pad(.+)_flip(\d)_gain([\d.]+)", arguments)
+    assert match
+    padding = ast.literal_eval(match[3])
+    ours = ops.upfirdn2d(
+        t["x"],
+        t[f"filter.{name}"],
+        pair(match[1]),
+        pair(match[2]),
+        padding,
+        bool(int(match[4])),
+        float(match[5]),
+    )
+    assert_close(ours, t[key], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [case for op in ("filter2d", "upsample2d", "downsample2d") for case in op_cases(op)]
+)
+def test_filtered_resampling(path: Path, key: str) -> None:
+    t, _ = load(path)
+    op, name = key.split(".")
+    assert_close(getattr(ops, op)(t["x"], t[f"filter.{name}"]), t[key], 1e-5)
+
+
+@pytest.mark.parametrize(("path", "key"), op_cases("convres"))
+def test_resampling_convolution(path: Path, key: str) -> None:
+    t, _ = load(path)
+    if key.startswith("convres.grouped"):
+        # How the port's fused modulated convolution calls it: pictures take the place of groups.
+        x = t["x8"].flatten(0, 1)[None]
+        ours = ops.conv2d_resample(
+            x, t["w_grouped"], t["filter.1331"], up=2, padding=1, groups=len(t["x8"]), flip_weight=False
+        )
+        assert_close(ours, t[key], 1e-5)
+        return
+    match = re.fullmatch(r"convres\.k(\d)\.(\w+)\.up(\d)\.down(\d)\.flipw(\d)", key)
+    assert match
+    k, name, up, down, flip = match.groups()
+    ours = ops.conv2d_resample(
+        t["x8"],
+        t[f"w{k}"],
+        t[f"filter.{name}"],
+        up=int(up),
+        down=int(down),
+        padding=int(k) // 2,
+        flip_weight=bool(int(flip)),
+    )
+    assert_close(ours, t[key], 1e-5)
+
+
+@pytest.mark.parametrize(("path", "key"), op_cases("bias_act"))
+def test_bias_act(path: Path, key: str) -> None:
+    t, _ = load(path)
+    match = re.fullmatch(r"bias_act\.(\w+)(?:\.gain([\d.]+)_clamp([\d.]+))?", key)
+    assert match
+    gain, clamp = (None if value is None else float(value) for value in match.groups()[1:])
+    assert_close(ops.bias_act(t["x"], t["b"], match[1], gain, clamp), t[key], 1e-5)
+
+
+@pytest.mark.parametrize(("path", "key"), op_cases("modconv"))
+def test_modulated_convolution(path: Path, key: str) -> None:
+    t, _ = load(path)
+    if ".fused" not in key:
+        return
+    name = key.rpartition(".")[0]
+    up = 2 if name.endswith("up") else 1
+    ours = ops.modulated_conv2d(
+        t["x8"],
+        t[f"{name}.w"],
+        t[f"{name}.styles"],
+        t["filter.1331"],
+        t[f"{name}.noise"],
+        up=up,
+        padding=1,
+        demodulate="nodemod" not in name,
+        flip_weight=up == 1,
+    )
+    assert_close(ours, t[key], 1e-5)
+
+
+@pytest.mark.parametrize(("path", "key"), op_cases("mbstd"))
+def test_minibatch_deviation(path: Path, key: str) -> None:
+    t, _ = load(path)
+    match = re.fullmatch(r"mbstd\.g(None|\d+)(?:f(\d+))?(?:_batch(\d+))?", key)
+    if match is None:
+        assert key == "mbstd.x"
+        return
+    x = t["mbstd.x"][: int(match[3])] if match[3] else t["mbstd.x"]
+    group = None if match[1] == "None" else int(match[1])
+    assert_close(ops.minibatch_stddev(x, group, int(match[2] or 1)), t[key], 1e-5)
+
+
+@pytest.mark.parametrize(("path", "_name"), cases("sg2_ops", "norm2nd.in"))
+def test_normalised_latents(path: Path, _name: str) -> None:
+    t, _ = load(path)
+    assert_close(ops.normalise_2nd_moment(t["norm2nd.in"]), t["norm2nd.out"], 1e-5)
+
+
+def stylegan2(tensors: dict[str, Tensor], metadata: dict[str, str], side: str) -> StyleGenerator | StyleDiscriminator:
+    """The network of a golden with its weights; every published name must be there, and no other."""
+    arguments = ast.literal_eval(metadata[f"{side}_kwargs"])
+    network = StyleGenerator(**arguments) if side == "G" else StyleDiscriminator(**arguments)
+    network.load_state_dict(under(tensors, f"{side}."))
+    return network.train()
+
+
+@pytest.mark.parametrize(("path", "_name"), cases("sg2_G_", "img_const"))
+def test_stylegan2_generator(path: Path, _name: str) -> None:
+    t, metadata = load(path)
+    g = stylegan2(t, metadata, "G").eval()
+    assert isinstance(g, StyleGenerator)
+    z, c = t["z"], t["c"]
+    assert g.num_ws == int(metadata["num_ws"])
+    assert_close(g.mapping(z, c), t["ws"], 1e-5)
+    traces: dict[str, Tensor] = {}
+    for name, block in g.synthesis.named_children():
+
+        def keep(_m: object, _i: object, out: tuple[Tensor, Tensor], name: str = name) -> None:
+            traces.update({f"{name}.x": out[0], f"{name}.img": out[1]})
+
+        block.register_forward_hook(keep)
+    picture = g(z, c, noise_mode="const")
+    for name, golden in under(t, "trace.").items():
+        assert_close(traces[name], golden, 1e-5)
+    for key, golden in t.items():
+        if key == "img_const_uint8":
+            levels = (to_uint8(picture).int() - golden.int()).abs()
+            assert levels.max() <= 1
+            assert (levels > 0).float().mean() <= 1e-3
+        elif key in ("img_const", "img_const_unfused"):
+            assert_close(picture, golden, 1e-5)
+        elif key == "img_none":
+            assert_close(g(z, c, noise_mode="none"), golden, 1e-5)
+        elif key == "img_random":
+            assert_close(g(z, c, noise=under(t, "random.noise.")), golden, 1e-5)
+        elif match := re.fullmatch(r"img_psi([\d.]+)_const", key):
+            assert_close(g(z, c, float(match[1]), noise_mode="const"), golden, 1e-5)
+        elif match := re.fullmatch(r"ws_psi([\d.]+?)(?:_cutoff(\d+))?", key):
+            cutoff = int(match[2]) if match[2] else None
+            assert_close(g.mapping(z, c, float(match[1]), cutoff), golden, 1e-5)
+    g.train()
+    assert_close(g.mapping(z, c), t["train_ws"], 1e-5)
+    assert_close(g.mapping.w_avg, t["train_w_avg_after"], 1e-5)
+
+
+@pytest.mark.parametrize(("path", "_name"), cases("sg2_D_", "grad_x_of_sum_logits"))
+def test_stylegan2_discriminator(path: Path, _name: str) -> None:
+    t, metadata = load(path)
+    d = stylegan2(t, metadata, "D")
+    assert isinstance(d, StyleDiscriminator)
+    x, c = t["x"].requires_grad_(), t["c"]
+    logits = d(x, c)
+    assert_close(logits, t["logits"], 1e-5)
+    assert_close(d(x[:2], c[:2]), t["logits_first2_only"], 1e-5)
+    (grad,) = torch.autograd.grad(logits.sum(), x, retain_graph=True)
+    assert_close(grad, t["grad_x_of_sum_logits"], 2e-6, 1e-3)
+    assert_close(losses.squared_gradient(logits, x), t["r1_per_sample"], 2e-6, 1e-3)
+    if "cmap" in t:
+        assert_close(d.mapping(None, c), t["cmap"], 1e-5)
+
+
+def picture_draws(t: dict[str, Tensor], prefix: str) -> PictureDraws:
+    """The draws of one part of a StyleGAN2 phase as the goldens name them."""
+    mine = under(t, f"{prefix}.")
+    augmented = [policy_draws(mine, side)[1] for side in ("fake", "real")]
+    return PictureDraws(
+        mine.get("mix_cutoff"),
+        mine.get("mix_u"),
+        mine.get("mix_z"),
+        under(mine, "noise.") or None,
+        augmented[0] or augmented[1],
+        mine.get("pl_noise_raw"),
+    )
+
+
+@pytest.mark.parametrize(("path", "phase"), cases("sg2_losses", ".pl_mean_after"))
+def test_stylegan2_phases(path: Path, phase: str) -> None:
+    tensors, metadata = load(path)
+    g, d = stylegan2(tensors, metadata, "G"), stylegan2(tensors, metadata, "D")
+    assert isinstance(g, StyleGenerator)
+    assert isinstance(d, StyleDiscriminator)
+    t = under(tensors, f"{phase}.")
+    gain = float(re.search(rf"{phase} ([\d.]+)", metadata["gains"])[1])  # type: ignore[index]
+    given = {"pl_weight": 2.0, "style_mixing_prob": 0.9, "r1_gamma": 10.0, "pl_decay": 0.01, "pl_batch_shrink": 2}
+    given |= ast.literal_eval(metadata["loss_kwargs"])
+    given["style_mixing"] = given.pop("style_mixing_prob")
+    recipe = StyleRecipe(policy=metadata["policy"], code="pytorch", r1_of="raw", mixing_per="batch", **given)  # type: ignore[arg-type]
+    main, regularise = phase[1:] in ("main", "both"), phase[1:] in ("reg", "both")
+    z, c = t["gen_z"], t["gen_c"]
+    path_mean, mean = tensors["pl_mean_before"], None
+    g.requires_grad_(phase[0] == "G")
+    d.requires_grad_(phase[0] == "D")
+    if phase[0] == "G":
+        path_on = regularise and recipe.pl_weight != 0
+        draws = (picture_draws(t, "draws.Gmain"), picture_draws(t, "draws.Gpl"))
+        found = generator_phase(g, d, z, c, recipe, main=main, path=path_on, draws=draws, path_mean=path_mean)
+        mean = found.get("path_mean")
+        names = {
+            "scores": "scores/fake",
+            "loss": "G/loss",
+            "penalty": "pl_penalty",
+            "reg": "G/reg",
+        }
+    else:
+        draws = (picture_draws(t, "draws.Dgen"), picture_draws(t, "draws.Dreal"))
+        found = discriminator_phase(
+            g, d, tensors["real_img"], tensors["real_c"], z, c, recipe, main=main, r1=regularise, draws=draws
+        )
+        names = {
+            "fake": "scores/fake",
+            "real": "scores/real",
+            "loss": "D/loss",
+            "penalty": "r1_penalty",
+            "reg": "D/reg",
+        }
+    if mean is not None:
+        assert_close(mean, t["pl_mean_after"], 1e-6, 1e-4)
+    reported = {key.removeprefix("Loss/") for key in under(t, "report.") if "signs" not in key}
+    assert {names[key] for key in found if key in names} == reported
+    for key, name in names.items():
+        if key in found:
+            assert_close(found[key], t[f"report.Loss/{name}"], 1e-6, 1e-4)
+    for side in ("fake", "real"):
+        if f"report.Loss/signs/{side}" in t:
+            scores = found.get(side, found.get("scores"))
+            assert scores is not None
+            assert_close(scores.sign(), t[f"report.Loss/signs/{side}"], 0.0)
+    assert_close(g.mapping.w_avg, t["w_avg_after"], 1e-5)
+    total = [found[name].mean() for name in ("loss", "reg") if name in found]
+    if total:
+        (sum(total) * gain).backward()  # type: ignore[union-attr]
+    network = g if phase[0] == "G" else d
+    for name, golden in under(t, "grad.").items():
+        grad = network.get_parameter(name).grad
+        assert_close(torch.zeros_like(golden) if grad is None else grad, golden, 2e-6, 1e-3)
+
+
+@pytest.mark.parametrize(("path", "kind"), cases("sg2_tf_r1_variants", ".penalty"))
+def test_r1_of_raw_and_augmented_reals(path: Path, kind: str) -> None:
+    t, metadata = load(path)
+    d = stylegan2(t, metadata, "D")
+    assert isinstance(d, StyleDiscriminator)
+    recipe = StyleRecipe(
+        policy=metadata["policy"],
+        r1_gamma=float(metadata["gamma"]),
+        r1_of="raw" if kind == "grad_wrt_raw_reals" else "augmented",
+        style_mixing=0.0,
+    )
+    source = FixedPictures(t["fakes"])
+    draws = (PictureDraws(augment=policy_draws(t, "fake")[1]), PictureDraws(augment=policy_draws(t, "real")[1]))
+    found = discriminator_phase(
+        source,  # type: ignore[arg-type]
+        d,
+        t["reals"],
+        None,
+        t["fakes"],
+        None,
+        recipe,
+        main=True,
+        r1=True,
+        draws=draws,
+    )
+    assert_close(found["real"].flatten(), t["real_scores"], 1e-5)
+    assert_close(found["fake"].flatten(), t["fake_scores"], 1e-5)
+    assert_close(F.softplus(-found["fake"]).flatten(), t["G_loss_per_sample"], 1e-5)
+    assert_close(found["penalty"], t[f"{kind}.penalty"], 0.0, 1e-4)
+    total = found["loss"].mean() + found["reg"].mean()
+    assert_close(total, t[f"{kind}.D_total"], 1e-5)
+    total.backward()
+    for name, golden in under(t, f"{kind}.grad.").items():
+        assert_close(d.get_parameter(name).grad, golden, 2e-6, 1e-3)  # type: ignore[arg-type]
+
+
+class FixedPictures:
+    """Stands for a generator whose pictures a golden gives: latents are the pictures."""
+
+    num_ws = 1
+
+    def __init__(self, pictures: Tensor) -> None:
+        self.pictures = pictures
+
+    def mapping(self, z: Tensor, c: Tensor | None) -> Tensor:
+        return z
+
+    def synthesis(self, ws: Tensor, *_: object) -> Tensor:
+        return self.pictures
+
+
+@pytest.mark.parametrize(("path", "_name"), cases("sg2_tf_conversion", "img_const"))
+def test_tensorflow_conversion(path: Path, _name: str) -> None:
+    t, metadata = load(path)
+    for side, convert, arguments, build in (
+        ("G", tensorflow.generator_state, tensorflow.generator_arguments, StyleGenerator),
+        ("D", tensorflow.discriminator_state, tensorflow.discriminator_arguments, StyleDiscriminator),
+    ):
+        variables = under(t, f"tf{side}.")
+        static = ast.literal_eval(metadata[f"{side}_static_kwargs"])
+        golden = ast.literal_eval(metadata[f"{side}_init_kwargs"])
+        state = convert(variables)
+        assert state.keys() == under(t, f"{side}.").keys()
+        for name, value in under(t, f"{side}.").items():
+            assert_close(state[name], value, 0.0)
+        more = {} if side == "G" else {"trained_group": False}
+        assert arguments(static, variables, **more) == golden  # type: ignore[operator]
+        network = build(**golden)  # type: ignore[operator]
+        missing, unexpected = network.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all(name.endswith("resample_filter") for name in missing)
+        if side == "G":
+            assert_close(network.eval()(t["z"], noise_mode="const"), t["img_const"], 1e-5)
+            continue
+        for key, logits in t.items():
+            if match := re.fullmatch(r"D_logits(_x8)?_group(None|\d+)", key):
+                network.b4.group_size = None if match[2] == "None" else int(match[2])
+                x = t["x8"] if match[1] else t["img_const"]
+                assert_close(network(x), logits, 1e-5)
