@@ -209,6 +209,40 @@ def run_command(
         raise typer.Exit(UNAVAILABLE if bad <= {"unavailable"} else FAILED)
 
 
+@app.command(
+    "train",
+    epilog="Example: `gengauge train diffaugment/cifar10/biggan@10pct-data --scale small --data ~/data`\n\n"
+    "On several GPUs: `accelerate launch --multi_gpu -m gengauge.benchmarks train TARGET --scale paper --data ~/data`",
+)
+def train_command(
+    targets: Annotated[list[str], typer.Argument(metavar="PAPER/TABLE/ROW...", help="Whose networks to train.")],
+    scale: Annotated[ScaleName, typer.Option(help="small: one GPU; paper: as published.")] = ScaleName.small,
+    seed: Annotated[int, typer.Option(min=0, help="The seed.")] = 0,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+    data: Annotated[Path | None, typer.Option(help="The folder of published data sets.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder, that of `run`; by default out/SCALE.")] = None,
+) -> None:
+    """Train the networks of rows, and measure their snapshots, without filling the table: `run` then finds them done.
+
+    Stopped at any moment, the same command goes on from the last state.
+    """
+    from gengauge.benchmarks.jobs import select
+    from gengauge.benchmarks.papers import SOURCES
+    from gengauge.benchmarks.trainer import train_rows
+
+    console = Console()
+    size: Scale = scale.value
+    folder = out or Path("out") / size
+    chosen = [job for job in select(SOURCES, targets, size, seed + 1, _device(device), data) if job.seed == seed]
+    if not chosen:
+        console.print(f"nothing of {', '.join(targets)} runs at scale {size}; see `gengauge list`", style="yellow")
+        raise typer.Exit(UNAVAILABLE)
+    idle = train_rows(chosen, folder, console)
+    for name in idle:
+        console.print(f"{name} trains nothing that outlives its job; `gengauge run` does it", markup=False)
+    console.print(f"{len(chosen) - len(idle)} trained, in {folder / 'training'}", highlight=False)
+
+
 @app.command("report", epilog="Example: `gengauge report out/quick`")
 def report_command(
     run: Annotated[Path, typer.Argument(help="A run's output folder.")] = Path("out/quick"),

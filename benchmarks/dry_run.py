@@ -49,7 +49,7 @@ def count(planned: PlannedNetwork) -> Counted:
     """Builds a network on the meta device and counts it; a MAC is half of torch's FLOP count (matrix products and
     convolutions only)."""
     with torch.device("meta"), torch.no_grad():
-        network = planned.build()
+        network = planned.build().requires_grad_(False)
         counter = FlopCounterMode(display=False)
         with counter:
             network(*planned.inputs())

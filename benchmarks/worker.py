@@ -24,6 +24,7 @@ from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.jobs import Job
 from gengauge.benchmarks.machine import device_name, utc_now, versions
 from gengauge.benchmarks.pictures import write_png
+from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.weights import WeightsNotFound
 
 
@@ -45,7 +46,7 @@ def work(job: Job, out: Path, pipe: Connection) -> None:
     try:
         measurements.extend(_carry_out(job, out, pipe))  # what came before an exception is kept
         _check_complete(job, measurements)
-    except (Unavailable, WeightsNotFound) as missing:
+    except (Unavailable, WeightsNotFound, DataNotFound) as missing:
         status, reason = "unavailable", str(missing)
     except MemoryError:
         status, reason = "memory", traceback.format_exc()
@@ -136,7 +137,7 @@ def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
         with contextlib.suppress(BrokenPipeError):
             pipe.send((done, total, doing))
 
-    context = Context(at.settings, job.seed, job.scale, job.device, job.data, progress)
+    context = Context(at.settings, job.seed, job.scale, job.device, job.data, out / "training", progress)
     for result in experiment.run(context):
         if isinstance(result, Picture):
             write_png(out / "pictures" / job.digest / f"{result.row}.{result.name}.png", result.pixels, result.alt)

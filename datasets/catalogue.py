@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+LOW_SHOT_PAGE = "https://hanlab.mit.edu/projects/data-efficient-gans/datasets"
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -19,47 +22,74 @@ class DataSet:
 
     def find(self, root: Path | None) -> Path | None:
         """Where the set lies under `root`, None where it is missing."""
-        return next((root / mark for mark in self.marks if root is not None and (root / mark).exists()), None)
+        return next(iter(self.places(root)), None)
+
+    def places(self, root: Path | None) -> list[Path]:
+        """All the marks that exist under `root`, in order."""
+        return [root / mark for mark in self.marks if (root / mark).exists()] if root is not None else []
+
+
+def _low_shot(key: str, what: str) -> DataSet:
+    return DataSet(
+        key,
+        f"{what}, a zip archive or a folder of pictures",
+        ("diffaugment",),
+        (f"{key}.zip", key),
+        f"download {LOW_SHOT_PAGE}/{key}.zip into the data folder",
+    )
 
 
 DATA_SETS = (
     DataSet(
         "cifar10",
-        "CIFAR-10, Python pickles",
+        "CIFAR-10, Python pickles or the binary version",
         ("diffaugment",),
-        ("cifar-10-batches-py",),
-        "unpack cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into the data folder",
+        ("cifar-10-batches-py", "cifar-10-batches-bin"),
+        f"unpack cifar-10-python.tar.gz from {CIFAR_PAGE} into the data folder",
     ),
     DataSet(
         "cifar100",
-        "CIFAR-100, Python pickles",
+        "CIFAR-100, Python pickles or the binary version",
         ("diffaugment",),
-        ("cifar-100-python",),
-        "unpack cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into the data folder",
+        ("cifar-100-python", "cifar-100-binary"),
+        f"unpack cifar-100-python.tar.gz from {CIFAR_PAGE} into the data folder",
     ),
-    DataSet(
-        "low-shot",
-        "100-shot sets and AnimalFace, zip archives or folders",
-        ("diffaugment",),
-        ("100-shot-obama.zip", "100-shot-obama"),
-        "follow the links in the README of mit-han-lab/data-efficient-gans",
-    ),
+    _low_shot("100-shot-obama", "100 portraits of Barack Obama"),
+    _low_shot("100-shot-grumpy_cat", "100 portraits of Grumpy Cat"),
+    _low_shot("100-shot-panda", "100 portraits of pandas"),
+    _low_shot("AnimalFace-cat", "160 cat faces"),
+    _low_shot("AnimalFace-dog", "389 dog faces"),
     DataSet(
         "ffhq",
-        "FFHQ at 256 px",
+        "FFHQ, TFRecord files of one resolution each or a folder or zip archive of pictures",
         ("diffaugment",),
-        ("ffhq-256.tfrecords", "ffhq", "ffhq256"),
-        "follow the README of NVlabs/ffhq-dataset",
+        ("ffhq-r08.tfrecords", "ffhq-256.tfrecords", "ffhq", "ffhq.zip", "ffhq256", "ffhq256.zip"),
+        "download ffhq-r08.tfrecords (256 px), linked from the README of NVlabs/ffhq-dataset, into the data folder",
     ),
-    DataSet("lsun-cat", "LSUN-Cat, LMDB", ("diffaugment",), ("cat", "lsun-cat"), "follow the README of fyu/lsun"),
+    DataSet(
+        "lsun-cat",
+        "LSUN-Cat, LMDB",
+        ("diffaugment",),
+        ("cat", "cat_lmdb", "lsun-cat", "lsun/cat", "lsun/cat_lmdb"),
+        "download cat.zip as the README of fyu/lsun says and unpack it into the data folder",
+    ),
     DataSet(
         "imagenet",
         "ImageNet 2012, train and val folders",
         ("diffaugment",),
         ("imagenet", "ILSVRC2012"),
-        "register at https://image-net.org and download ILSVRC2012",
+        "register at https://image-net.org, download ILSVRC2012 and unpack it into imagenet/train and imagenet/val, "
+        "one folder a class",
     ),
 )
+
+
+def data_set(key: str) -> DataSet:
+    """The data set of a key. Raises KeyError naming the keys there are."""
+    for entry in DATA_SETS:
+        if entry.key == key:
+            return entry
+    raise KeyError(f"there is no data set {key!r}; there are {', '.join(entry.key for entry in DATA_SETS)}")
 
 
 def data_folder() -> Path | None:

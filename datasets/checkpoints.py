@@ -7,35 +7,30 @@ refuse everything else; a TorchScript archive's code is never looked at.
 from __future__ import annotations
 
 import io
-import math
-import pickle
 import zipfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-MAX_BYTES = 16 * 2**30
-# What readers raise on files that are cut short or overwritten.
-_DAMAGE = (
-    EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, StopIteration,
-    zlib.error, zipfile.BadZipFile, pickle.UnpicklingError, SafetensorError,
-)  # fmt: skip
+from gengauge.datasets.unpickling import (
+    ARRAYS,
+    MAX_BYTES,
+    Attributes,
+    DamagedCheckpoint,
+    Restricted,
+    UnsafeCheckpoint,
+    flat,
+    reading,
+    rebuild_tensor,
+    torch_load,
+)
 
-
-class UnsafeCheckpoint(ValueError):
-    """A file that asks for more than tensors and plain containers; the message names the file and what it asks for."""
-
-
-class DamagedCheckpoint(ValueError):
-    """A file that is not what its name promises: cut short, of another format, or too large when unpacked."""
+__all__ = ["DamagedCheckpoint", "UnsafeCheckpoint", "read_tensors"]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -46,9 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises FileNotFoundError, UnsafeCheckpoint or DamagedCheckpoint.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
+    with reading(path):
         with path.open("rb") as stream:
             start = stream.read(9)
         if start[:4] == b"PK\x03\x04":
@@ -59,13 +52,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = _read_pickle(path)
         else:
             raise DamagedCheckpoint("it is no checkpoint of a known format; was its download cut short?")
-        return _flat(content)
-    except UnsafeCheckpoint as error:
-        raise UnsafeCheckpoint(f"{path} is refused: {error}") from None
-    except DamagedCheckpoint as error:
-        raise DamagedCheckpoint(f"{path} cannot be read: {error}") from None
-    except _DAMAGE as error:
-        raise DamagedCheckpoint(f"{path} is damaged ({error}); fetch it again") from error
+        return flat(content)
 
 
 def _read_pickle(path: Path) -> Any:
@@ -73,7 +60,7 @@ def _read_pickle(path: Path) -> Any:
     with path.open("rb") as stream:
         legacy_torch = stream.read(64).find(b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.") >= 0
     if legacy_torch:
-        return _torch_load(path)
+        return torch_load(path)
     with path.open("rb") as stream:
         return _Arrays(stream).load()
 
@@ -86,99 +73,15 @@ def _read_zip(path: Path) -> Any:
         if any("/code/" in name for name in names):
             root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
             return _Script(io.BytesIO(archive.read(f"{root}data.pkl")), archive, f"{root}data/").load()
-    return _torch_load(path)
+    return torch_load(path)
 
 
-def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeCheckpoint(str(error).splitlines()[0]) from error
+class _Arrays(Restricted):
+    admitted = ARRAYS
 
 
-class _Restricted(pickle.Unpickler):
-    """Finds only what `admitted` lists."""
-
-    admitted: ClassVar[Mapping[tuple[str, str], Any]] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.admitted:
-            return self.admitted[module, name]
-        raise UnsafeCheckpoint(f"it asks for {module}.{name}, which is no tensor or container")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise UnsafeCheckpoint("it refers to objects outside itself")
-
-
-class _DType:
-    """Stands for numpy's dtype: numbers by a short list of codes, without fields, objects or sizes of its own."""
-
-    codes = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if code not in self.codes:
-            raise UnsafeCheckpoint(f"an array of kind {code!r} is refused; numbers are {', '.join(self.codes)}")
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
-            raise UnsafeCheckpoint("an array of structured kind is refused")
-        self.order = state[1]
-
-
-class _Array:
-    """Stands for numpy's array while a pickle is read: keeps shape, kind and bytes and checks that they agree."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _version, shape, kind, fortran, data = state
-        if not isinstance(kind, _DType) or not isinstance(data, bytes):
-            raise UnsafeCheckpoint("an array of objects is refused")
-        dtype = np.dtype(kind.order + kind.code)
-        if math.prod(shape) * dtype.itemsize != len(data):
-            raise DamagedCheckpoint(f"an array of shape {shape} comes with {len(data)} bytes")
-        array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-        self.value = torch.from_numpy(array.astype(dtype.newbyteorder("=")))
-
-
-class _ArrayType:
-    """Stands for the class numpy.ndarray, which a pickle may name but not call."""
-
-    def __init__(self, *_: Any) -> None:
-        raise UnsafeCheckpoint("an array built from a buffer is refused")
-
-
-def _reconstruct(subtype: type, _shape: Any, _kind: Any) -> _Array:
-    """numpy's array builder, for plain arrays only."""
-    if subtype is not _ArrayType:
-        raise UnsafeCheckpoint(f"an array of type {subtype} is refused")
-    return _Array()
-
-
-def _latin1(text: str, _encoding: str) -> bytes:
-    """How protocol 2 writes bytes: as text in Latin-1."""
-    return text.encode("latin1")
-
-
-class _Arrays(_Restricted):
-    admitted: ClassVar[Mapping[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): _ArrayType,
-        ("numpy", "dtype"): _DType,
-        ("_codecs", "encode"): _latin1,
-        ("collections", "OrderedDict"): OrderedDict,
-    }
-
-
-class _Attributes:
-    """Stands for any object of a TorchScript archive: it keeps the attributes and has no behaviour."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Script(_Restricted):
-    """The object tree of a TorchScript archive with its tensors; classes become `_Attributes`."""
+class _Script(Restricted):
+    """The object tree of a TorchScript archive with its tensors; classes become `Attributes`."""
 
     dtypes: ClassVar[dict[str, torch.dtype]] = {
         "FloatStorage": torch.float32,
@@ -196,16 +99,16 @@ class _Script(_Restricted):
         **{("torch", name): dtype for name, dtype in dtypes.items()},
     }
 
-    def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str) -> None:
+    def __init__(self, stream: BinaryIO, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(stream)
         self.archive, self.root = archive, root
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return _Attributes
+            return Attributes
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
+            return rebuild_tensor
         return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Tensor:
@@ -216,37 +119,3 @@ class _Script(_Restricted):
             data = bytearray(self.archive.read(self.root + key))
             self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return self.storages[key]
-
-
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """A view of a storage; torch refuses one that would reach past its end, and one that repeats values is refused."""
-    if math.prod(size) > storage.numel():
-        raise UnsafeCheckpoint(f"a tensor of {math.prod(size)} values on a storage of {storage.numel()} is refused")
-    return storage.as_strided(size, stride, offset)
-
-
-def _flat(content: Any) -> dict[str, Tensor]:
-    """All tensors by dotted name, none of them sharing memory with another."""
-    out: dict[str, Tensor] = {}
-    total = 0
-    for name, tensor in _tensors(content):
-        total += tensor.numel() * tensor.element_size()
-        if total > MAX_BYTES:
-            raise DamagedCheckpoint(f"it holds more than {MAX_BYTES // 2**30} GiB of tensors")
-        out[name] = tensor.clone()
-    return out
-
-
-def _tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(content, _Attributes):
-        content = content.state
-    if isinstance(content, Tensor):
-        yield prefix, content
-    elif isinstance(content, _Array):
-        yield prefix, content.value
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _tensors(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(content, list | tuple):
-        for index, value in enumerate(content):
-            yield from _tensors(value, f"{prefix}.{index}" if prefix else str(index))

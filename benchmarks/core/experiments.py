@@ -67,13 +67,18 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a running experiment is given; `data` is the user's folder or None, `progress` a callback."""
+    """What a running experiment is given; `data` is the user's folder or None, `progress` a callback.
+
+    `work` is a folder that outlives the job, shared by the jobs of a run: a long training keeps its states there and
+    goes on from them when the job is started again.
+    """
 
     settings: Any
     seed: int
     scale: Scale
     device: str
     data: Path | None
+    work: Path
     progress: Progress
 
 
@@ -133,7 +138,8 @@ class Experiment:
 
     `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
     from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine. `check`
-    looks at the user's data before any job starts and raises ValueError for what the experiment cannot use.
+    looks at the user's data before any job starts and raises ValueError for what the experiment cannot use. `train` is
+    the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done.
     """
 
     key: str
@@ -145,6 +151,7 @@ class Experiment:
     check: Callable[[Any, Path | None], None] = lambda settings, data: None
     protocol: tuple[tuple[str, str, str], ...] = ()
     timed: bool = False
+    train: Callable[[Context], object] | None = None
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,16 @@ def extract(
     precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> Array:
-    """Features (N, D) float32 of picture files or of a uint8 tensor (N, 3, H, W).
+    """Features (N, D) float32 of picture files or of a tensor (N, 3, H, W), uint8, or float32 grey levels not rounded.
+
+    Real grey levels are for `legacy_tensorflow` only, whose graph takes them (the ImageNet protocol of compare_gan).
 
     float32 means float32: tf32 (inside a GPU's float32 products) and bf16 are used only when named, since they move
     features by 1e-3 and more. The files of a batch are read ahead while the network works on the one before.
     Raises ValueError naming a picture that cannot be read.
     """
-    if isinstance(pictures, Tensor) and (pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3):
+    kinds = (torch.uint8, torch.float32) if mode == "legacy_tensorflow" else (torch.uint8,)
+    if isinstance(pictures, Tensor) and (pictures.dtype not in kinds or pictures.ndim != 4 or pictures.shape[1] != 3):
         raise ValueError(f"pictures are a (N, 3, H, W) uint8 tensor, not {pictures.dtype} {tuple(pictures.shape)}")
     if precision != "float32" and device != "cuda":
         raise ValueError(f"precision {precision} is for GPUs; this runs on {device}")

@@ -28,7 +28,7 @@ def resizer(mode: Mode, size: int) -> Callable[[Array], Array]:
         )
     if mode == "legacy_tensorflow":
         # clean-fid leaves this one to its TorchScript file, which resizes inside and cannot be had without it.
-        return _checked(lambda picture: resize_tensorflow(picture, size))
+        return _checked(lambda picture: resize_tensorflow(picture, size), ("uint8", "float32"))
     raise ValueError(f"there is no resizing {mode!r}; there are {', '.join(MODES)}")
 
 
@@ -47,10 +47,10 @@ def _taps(length: int, size: int) -> tuple[tuple[Array, Array], Array]:
     return (low, np.minimum(low + 1, length - 1)), (position - low).astype(np.float32)
 
 
-def _checked(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _checked(function: Callable[[Array], Array], kinds: tuple[str, ...] = ("uint8",)) -> Callable[[Array], Array]:
     def resize(picture: Array) -> Array:
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise ValueError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name not in kinds:
+            raise ValueError(f"a picture is (H, W, 3) {' or '.join(kinds)}, not {picture.shape} {picture.dtype}")
         return function(picture)
 
     return resize

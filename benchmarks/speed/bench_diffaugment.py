@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gengauge.benchmarks.papers.diffaugment import POLICY, USUAL
+from gengauge.benchmarks.papers.diffaugment.study import POLICY, USUAL
 from gengauge.benchmarks.zoo.small_gan import Discriminator, Generator
 from gengauge.reference.diffaugment.augment import diff_augment
 from gengauge.reference.diffaugment.placement import DIFFAUGMENT, discriminator_loss, generator_loss

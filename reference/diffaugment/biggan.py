@@ -67,11 +67,11 @@ class StepDraws:
     consistency: Sequence[Draws] | None = None
 
 
-def draw_step(recipe: Recipe, network: Generator, generator: torch.Generator | None, device: str) -> StepDraws:
+def draw_step(batch: int, network: Generator, generator: torch.Generator | None, device: str) -> StepDraws:
     """Latents and labels of one step; T's and CR's draws follow from the same generator when they are needed."""
     return StepDraws(
-        torch.randn(recipe.batch, network.dim_z, generator=generator, device=device),
-        torch.randint(network.num_classes, (recipe.batch,), generator=generator, device=device),
+        torch.randn(batch, network.dim_z, generator=generator, device=device),
+        torch.randint(network.num_classes, (batch,), generator=generator, device=device),
     )
 
 
@@ -160,9 +160,14 @@ class Training:
     """A BigGAN in training: networks, their average and optimisers; `step` makes one published iteration."""
 
     def __init__(
-        self, recipe: Recipe, device: str = "cpu", networks: tuple[nn.Module, nn.Module] | None = None
+        self,
+        recipe: Recipe,
+        device: str = "cpu",
+        networks: tuple[nn.Module, nn.Module] | None = None,
+        processes: int = 1,
     ) -> None:
         self.recipe, self.device, self.iteration = recipe, device, 0
+        self.batch = recipe.batch // processes
         g, d = networks or recipe.networks()
         # The average too works in training mode, by the batch's statistics, as the published evaluation does.
         self.networks = {"G": g, "D": d, "G_ema": copy.deepcopy(g).requires_grad_(False)}
@@ -178,11 +183,6 @@ class Training:
         """What else a checkpoint must hold: nothing."""
         return {}
 
-    @property
-    def pictures_per_step(self) -> int:
-        """Reals that one iteration takes."""
-        return self.recipe.batch * self.recipe.d_steps
-
     def step(
         self,
         reals: Tensor,
@@ -193,22 +193,23 @@ class Training:
     ) -> dict[str, Tensor]:
         """One iteration: `d_steps` of D on a part of the reals each, one of G, then the average.
 
-        reals (batch * d_steps, C, H, W), labels (batch * d_steps,). `draws` holds those of each D step and of G's;
+        reals (batch * d_steps, C, H, W), labels (batch * d_steps,), of several processes
+        each its share. `draws` holds those of each D step and of G's;
         without it they come from the generator. `average` is called on gradients before each step of an optimiser,
         for several processes. Returns the losses of the last D step and of G, as tensors of no dimension.
         """
         g, d, ema = self.networks.values()
         r = self.recipe
-        if len(reals) != self.pictures_per_step or len(labels) != len(reals):
+        if len(reals) != self.batch * r.d_steps or len(labels) != len(reals):
             raise ValueError(
-                f"an iteration takes {r.batch} * {r.d_steps} = {self.pictures_per_step} reals with their labels, "
+                f"an iteration takes {self.batch} * {r.d_steps} = {self.batch * r.d_steps} reals with their labels, "
                 f"not {len(reals)} and {len(labels)}"
             )
         if draws is None:
-            draws = [draw_step(r, g, generator, self.device) for _ in range(r.d_steps + 1)]  # type: ignore[arg-type]
+            draws = [draw_step(self.batch, g, generator, self.device) for _ in range(r.d_steps + 1)]  # type: ignore[arg-type]
         d.requires_grad_(True)
         g.requires_grad_(False)
-        parts = zip(reals.split(r.batch), labels.split(r.batch), draws, strict=False)
+        parts = zip(reals.split(self.batch), labels.split(self.batch), draws, strict=False)
         for part, classes, mine in parts:
             self.optimisers["D"].zero_grad()
             found = discriminator_losses(g, d, r, part, classes, mine, generator)

@@ -194,11 +194,18 @@ class Training:
     """A StyleGAN2 in training: networks, their average and optimisers; `step` makes one iteration of the recipe."""
 
     def __init__(
-        self, recipe: Recipe, device: str = "cpu", networks: tuple[Generator, Discriminator] | None = None
+        self,
+        recipe: Recipe,
+        device: str = "cpu",
+        networks: tuple[Generator, Discriminator] | None = None,
+        processes: int = 1,
     ) -> None:
         self.recipe, self.device, self.iteration = recipe, device, 0
+        self.batch = recipe.batch // processes
         g, d = networks or recipe.networks()
-        self.g, self.d = g.to(device).train(), d.to(device).train()
+        for network in (g, d):
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.g, self.d = g.train(), d.train()
         self.g_ema = copy.deepcopy(g).eval().requires_grad_(False)
         self.networks: dict[str, nn.Module] = {"G": self.g, "D": self.d, "G_ema": self.g_ema}
         self.path_mean = torch.zeros([], device=device)
@@ -217,11 +224,6 @@ class Training:
         """What a checkpoint must hold beside networks and optimisers."""
         return {"path_mean": self.path_mean}
 
-    @property
-    def pictures_per_step(self) -> int:
-        """Reals that one iteration takes."""
-        return self.recipe.batch
-
     def step(
         self,
         reals: Tensor,
@@ -231,19 +233,20 @@ class Training:
     ) -> dict[str, Tensor]:
         """One iteration: G's phases, then D's, each on latents of its own; the average before (`tf`) or after.
 
-        reals (batch, C, R, R) in [-1, 1], labels (batch,) int64. `average` is called on gradients before each step of
+        reals (batch, C, R, R) in [-1, 1], labels (batch,) int64, of several processes each its share of
+        the batch. `average` is called on gradients before each step of
         an optimiser, for several processes. Returns mean losses as tensors of no dimension.
         """
         r = self.recipe
-        if len(reals) != r.batch or len(labels) != r.batch:
-            raise ValueError(f"an iteration takes {r.batch} reals with labels, not {len(reals)} and {len(labels)}")
+        if len(reals) != self.batch or len(labels) != self.batch:
+            raise ValueError(f"an iteration takes {self.batch} reals with labels, not {len(reals)} and {len(labels)}")
         seen = self.iteration * r.batch
         if r.code == "tf":
             update_ema(self.g_ema, self.g, ema_beta(r, seen), buffers=False)
         real_c = self._one_hot(labels)
         means: dict[str, Tensor] = {}
         for phase, gain in self._phases():
-            z = torch.randn(r.batch, self.g.z_dim, generator=generator, device=self.device)
+            z = torch.randn(self.batch, self.g.z_dim, generator=generator, device=self.device)
             c = None
             if real_c is not None:
                 c = real_c[torch.randperm(len(real_c), generator=generator, device=self.device)]

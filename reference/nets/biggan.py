@@ -167,7 +167,7 @@ class Generator(nn.Module):
 
         def norm(channels: int) -> ConditionalBatchNorm:
             if shared_dim is None:
-                condition = [nn.Embedding(num_classes, channels) for _ in range(2)]
+                condition: list[nn.Module] = [nn.Embedding(num_classes, channels) for _ in range(2)]
             else:
                 inputs = shared_dim + (self.chunk if hierarchical else 0)
                 condition = [linear(inputs, channels, bias=False) for _ in range(2)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -13,17 +13,14 @@ def update_ema(ema: nn.Module, source: nn.Module, decay: float, buffers: bool = 
     Buffers move likewise (the BigGAN code) or, with `buffers` False, are copied (the StyleGAN2 codes); those that are
     no floating-point numbers are always copied. Decay 0 copies exactly.
     """
-    named = dict(source.named_parameters()), dict(source.named_buffers())
-    mean, now = [], []
-    for name, value in ema.named_parameters():
-        mean.append(value)
-        now.append(named[0][name].detach())
+    mean: list[Tensor] = list(ema.parameters())
+    now: list[Tensor] = [source.get_parameter(name).detach() for name, _ in ema.named_parameters()]
     for name, value in ema.named_buffers():
         if buffers and value.is_floating_point():
             mean.append(value)
-            now.append(named[1][name])
+            now.append(source.get_buffer(name))
         else:
-            value.copy_(named[1][name])
+            value.copy_(source.get_buffer(name))
     if decay == 0:
         torch._foreach_copy_(mean, now)
     else:

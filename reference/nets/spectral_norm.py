@@ -49,7 +49,7 @@ class SpectralNorm(nn.Module):
     In training the vectors and values are kept; in eval mode they are not, but the step is made all the same.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
 
     def follow(self, num_svs: int, eps: float) -> None:
         """Adds the buffers for `num_svs` singular values; vectors start from N(0, 1), values from 1."""

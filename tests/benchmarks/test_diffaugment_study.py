@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from gengauge.benchmarks.core.experiments import Context, Measurement, Picture, Result
-from gengauge.benchmarks.papers import diffaugment
-from gengauge.benchmarks.papers.diffaugment import PAPER, Settings, study
+from gengauge.benchmarks.papers.diffaugment import PAPER
+from gengauge.benchmarks.papers.diffaugment import study as diffaugment
+from gengauge.benchmarks.papers.diffaugment.study import Settings, study
 from gengauge.datasets import world
 
 
@@ -25,7 +26,7 @@ def run(placement: str, seed: int = 0, data: Path | None = None) -> list[Result]
     torch.manual_seed(seed)
     told: list[tuple[int, int]] = []
     context = Context(
-        tiny(placement), seed, "quick", "cpu", data, lambda done, total, doing: told.append((done, total))
+        tiny(placement), seed, "quick", "cpu", data, Path(), lambda done, total, doing: told.append((done, total))
     )
     results = list(study(context))
     assert told

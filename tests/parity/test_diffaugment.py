@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from gengauge.benchmarks.metrics.inception_score import inception_score
 from gengauge.benchmarks.metrics.kernel import kernel_distance
 from gengauge.benchmarks.metrics.precision_recall import precision_recall
 from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.datasets import subsets
 from gengauge.reference.diffaugment import augment, losses
 from gengauge.reference.diffaugment.augment import diff_augment
 from gengauge.reference.diffaugment.biggan import (
@@ -67,8 +70,8 @@ KINDS = (
     "sg2_tf_r1_variants",
     "metrics_biggan_is_fid",
     "metrics_sg2pt",
+    "data_subsets",
 )
-AWAITED = ("data_subsets",)
 
 
 def cases(prefix: str, ending: str) -> list[object]:
@@ -96,7 +99,7 @@ def policy_draws(tensors: dict[str, Tensor], prefix: str) -> tuple[str, list[dic
 
 
 def test_every_golden_file_is_of_a_known_kind() -> None:
-    unknown = [path.name for path in folder(PAPER).glob("*.safetensors") if not path.name.startswith(KINDS + AWAITED)]
+    unknown = [path.name for path in folder(PAPER).glob("*.safetensors") if not path.name.startswith(KINDS)]
     assert not unknown, f"no test reads {unknown}"
 
 
@@ -767,3 +770,38 @@ def test_tensorflow_conversion(path: Path, _name: str) -> None:
                 network.b4.group_size = None if match[2] == "None" else int(match[2])
                 x = t["x8"] if match[1] else t["img_const"]
                 assert_close(network(x), logits, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        pytest.param(path, key, id=f"{path.stem}-{key}")
+        for path in files(PAPER, "data_subsets")
+        for key in load(path)[0]
+    ],
+)
+def test_published_subsets(path: Path, key: str) -> None:
+    golden = load(path)[0][key]
+    kind, _, rest = key.partition(".")
+    # The numbers of a key by their names: `N13.E3.seed0.start4.bs4`.
+    given = {name: int(number) for name, number in re.findall(r"([A-Za-z]+)(\d+)", rest)}
+    ours: object
+    if kind == "cifar_subset":
+        ours = subsets.cifar_subset(given["n"], seed=given["seed"])
+    elif kind == "multiepoch":
+        total, epochs, seed = given["N"], given["E"], given["seed"]
+        ours = subsets.multi_epoch_order(total, epochs, seed, given.get("start", 0), given.get("bs", 1))
+        if "start" not in given:
+            assert list(islice(subsets.epoch_orders(total, seed), total * epochs)) == golden.tolist()
+    elif kind == "sg2_dataset":
+        indices = subsets.shuffled_then_sorted(given["max"], given["N"], given["seed"])
+        flags = np.zeros(len(indices), np.uint8)
+        if given["flip"]:
+            indices, flags = subsets.mirrored(indices)
+        ours = flags if key.endswith(".xflip") else indices
+    elif kind == "sg2_sampler":
+        ours = list(islice(subsets.infinite_sampler(given["N"], given["seed"]), given["first"]))
+    else:
+        assert kind == "tfrecord_order"
+        ours = subsets.tfrecord_order(given["N"])
+    assert torch.equal(torch.from_numpy(np.asarray(ours)).long(), golden.long())

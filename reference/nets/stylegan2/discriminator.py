@@ -35,10 +35,10 @@ class DiscriminatorBlock(nn.Module):
         activation: str = "lrelu",
         resample_filter: Sequence[float] = FIR,
         conv_clamp: float | None = None,
-        half: bool = False,
+        use_fp16: bool = False,
     ) -> None:
         super().__init__()
-        self.architecture, self.half = architecture, half
+        self.architecture, self.use_fp16 = architecture, use_fp16
         self.register_buffer("resample_filter", setup_filter(resample_filter))
         more: dict[str, Any] = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
         self.fromrgb = (
@@ -54,7 +54,7 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor | None, img: Tensor | None) -> tuple[Tensor, Tensor | None]:
         given = img if x is None else x
         assert given is not None
-        dtype = torch.float16 if self.half and given.device.type == "cuda" else torch.float32
+        dtype = torch.float16 if self.use_fp16 and given.device.type == "cuda" else torch.float32
         x = None if x is None else x.to(dtype)
         if self.fromrgb is not None:
             assert img is not None
@@ -136,7 +136,7 @@ class Discriminator(nn.Module):
                 img_channels,
                 architecture,
                 conv_clamp=conv_clamp,
-                half=num_fp16_res > 0 and resolution > img_resolution // 2**num_fp16_res,
+                use_fp16=num_fp16_res > 0 and resolution > img_resolution // 2**num_fp16_res,
                 **blocks,
             )
             setattr(self, f"b{resolution}", block)

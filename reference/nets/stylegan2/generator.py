@@ -117,12 +117,12 @@ class SynthesisBlock(nn.Module):
         architecture: str = "skip",
         resample_filter: Sequence[float] = FIR,
         conv_clamp: float | None = None,
-        half: bool = False,
+        use_fp16: bool = False,
         use_noise: bool = True,
         activation: str = "lrelu",
     ) -> None:
         super().__init__()
-        self.architecture, self.half = architecture, half
+        self.architecture, self.use_fp16 = architecture, use_fp16
         self.register_buffer("resample_filter", setup_filter(resample_filter))
 
         def layer(channels: int, up: int) -> SynthesisLayer:
@@ -153,7 +153,7 @@ class SynthesisBlock(nn.Module):
         """ws (N, num_conv + num_torgb, w_dim); `noise` maps `conv0` and `conv1` to their draws."""
         noise = noise or {}
         w = iter(ws.unbind(1))
-        dtype = torch.float16 if self.half and ws.device.type == "cuda" else torch.float32
+        dtype = torch.float16 if self.use_fp16 and ws.device.type == "cuda" else torch.float32
         x = self.const.to(dtype).expand(len(ws), -1, -1, -1) if x is None else x.to(dtype)
         if self.num_conv == 1:
             x = self.conv1(x, next(w), noise_mode, noise=noise.get("conv1"), generator=generator)
@@ -205,7 +205,7 @@ class SynthesisNetwork(nn.Module):
                 resolution,
                 img_channels,
                 last,
-                half=num_fp16_res > 0 and resolution > img_resolution // 2**num_fp16_res,
+                use_fp16=num_fp16_res > 0 and resolution > img_resolution // 2**num_fp16_res,
                 **block_kwargs,
             )
             self.num_ws += block.num_conv + (block.num_torgb if last else 0)

@@ -75,9 +75,7 @@ def upfirdn2d(
     if left or right or top or bottom:
         x = F.pad(x, (left, right, top, bottom))
     f = (f if flip_filter else f.flip(0, 1)).to(x.dtype) * gain
-    # Channels take the place of pictures: one single-channel convolution is faster than a depthwise one.
-    y = F.conv2d(x.reshape(n * channels, 1, *x.shape[2:]), f[None, None], stride=(down_y, down_x))
-    return y.view(n, channels, *y.shape[2:])
+    return F.conv2d(x, f.expand(channels, 1, *f.shape).contiguous(), stride=(down_y, down_x), groups=channels)
 
 
 def filter2d(x: Tensor, f: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""DiffAugment (NeurIPS 2020): its published tables and the mechanism study that stands in for them at quick scale.
+"""The mechanism study that stands in for DiffAugment's tables at quick scale.
 
-The quick study shows the method's mechanism, not its numbers: a small GAN learns from 64 pictures with the
+It shows the method's mechanism, not its numbers: a small GAN learns from 64 pictures with the
 augmentation at four places, and what the discriminator memorises, what leaks and what comes out is measured.
 """
 
@@ -25,13 +25,12 @@ from gengauge.benchmarks.core.experiments import (
     Limits,
     Measurement,
     Need,
-    Paper,
     Picture,
     Plan,
     PlannedNetwork,
     Result,
 )
-from gengauge.benchmarks.core.tables import Column, load_tables
+from gengauge.benchmarks.core.tables import Column
 from gengauge.benchmarks.evaluate import Score, score
 from gengauge.benchmarks.features.cache import features
 from gengauge.benchmarks.features.extract import extract
@@ -359,24 +358,10 @@ CLAIMS = (
     ),
 )
 
-PAPER = Paper(
-    key="diffaugment",
-    name="DiffAugment",
-    title="Differentiable Augmentation for Data-Efficient GAN Training",
-    venue="NeurIPS 2020",
-    tables=load_tables("diffaugment"),
-    experiments=(
-        _experiment("none", 6),
-        _experiment("diffaugment", 6),
-        _experiment("reals-only", 2),
-        _experiment("d-only", 2),
-    ),
-    claims=CLAIMS,
-    about={
-        "quick": "A mechanism study, not a reproduction. A small GAN is trained on 64 pictures with the augmentation "
-        "(translation and cutout) at the four places of the paper's ablation. It shows whether the discriminator "
-        "memorises, whether augmentations leak and whether the samples come closer to fresh pictures. It does not "
-        "show the paper's FID: network, pictures, schedule and sample count are others. Nor does it rank the "
-        "placements by FID: after so few steps any augmentation of what D sees helps a baseline that memorises."
-    },
+
+EXPERIMENTS = (
+    _experiment("none", 6),
+    _experiment("diffaugment", 6),
+    _experiment("reals-only", 2),
+    _experiment("d-only", 2),
 )

@@ -1,0 +1,1 @@
+"""The one training loop of the suite: batches, checkpoints, resuming, several processes."""

@@ -1,0 +1,228 @@
+"""The loop: steps, logged losses, snapshots that are measured, states from which a killed training goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from gengauge.benchmarks.machine import utc_now, versions
+from gengauge.benchmarks.training.batches import Batches
+from gengauge.benchmarks.training.checkpoint import gather, load_newest, save, scatter
+from gengauge.benchmarks.training.processes import Processes
+
+Curve = list[dict[str, float]]
+Snapshot = Callable[[int], Mapping[str, float]]
+Tell = Callable[[int, int, str], None]
+
+
+class Trainable(Protocol):
+    """What a method's training offers to the loop: networks, optimisers, other state, and one step."""
+
+    iteration: int
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]: ...
+
+    @property
+    def optimisers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+
+    def scalars(self) -> dict[str, Tensor]: ...
+
+    def step(
+        self,
+        reals: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        average: Callable[[Iterable[nn.Parameter]], None],
+    ) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, in iterations, and how often: snapshots (also at 0 and at the end), states, lines of the log."""
+
+    iterations: int
+    snapshot_every: int
+    save_every: int
+    log_every: int = 100
+
+    def snapshot_at(self, iteration: int) -> bool:
+        return iteration % self.snapshot_every == 0 or iteration == self.iterations
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: the measured curve, the network of its best snapshot (by `metric`, lowest) and its last."""
+
+    curve: Curve
+    best: dict[str, Tensor] = field(repr=False)
+    last: dict[str, Tensor] = field(repr=False)
+    about: dict[str, Any] = field(repr=False)
+
+
+class Diverged(ValueError):
+    """A loss that is no finite number."""
+
+
+def train(
+    build: Callable[[], Trainable],
+    batches: Batches,
+    folder: Path,
+    schedule: Schedule,
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    device: str,
+    snapshot: Callable[[Trainable], Snapshot] | None = None,
+    metric: str = "fid",
+    keep: str = "G_ema",
+    processes: Processes | None = None,
+    tell: Tell = lambda done, total, doing: None,
+) -> Trained:
+    """Trains to the end of the schedule, from the newest state in `folder` where there is one.
+
+    Randomness is a generator seeded anew for each iteration and process, so that a training that was killed has the
+    losses of one that was not. `snapshot` measures the networks at an iteration; the values make the curve, and the
+    network `keep` of the snapshot with the lowest `metric` is kept beside the last. Losses are in `folder/log.jsonl`.
+
+    Rows of several tables may share a training: a process that finds another at work in the folder waits for it.
+
+    Raises ValueError where the folder holds a training of another configuration or a longer one, OSError where nothing
+    can be written, Diverged (a ValueError) for a loss that is not finite.
+    """
+    group = processes or Processes()
+    config = json.loads(json.dumps(config, default=str))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    if group.main:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell(0, schedule.iterations, f"waiting for another process that trains in {folder}")
+            lock.acquire()
+    try:
+        return _train(build, batches, folder, schedule, config, seed, device, snapshot, metric, keep, group, tell)
+    finally:
+        lock.release()
+
+
+def _train(
+    build: Callable[[], Trainable],
+    batches: Batches,
+    folder: Path,
+    schedule: Schedule,
+    config: Mapping[str, Any],
+    seed: int,
+    device: str,
+    snapshot: Callable[[Trainable], Snapshot] | None,
+    metric: str,
+    keep: str,
+    group: Processes,
+    tell: Tell,
+) -> Trained:
+    torch.manual_seed(seed)  # networks are built from the global generator, alike in all processes
+    training = build()
+    measure = snapshot(training) if snapshot is not None else None
+    curve: Curve = []
+    best: dict[str, Tensor] = {}
+    state = load_newest(folder)
+    group.wait()  # all look before the first writes
+    about: dict[str, Any] = {"config": config, "versions": versions(), "begun": utc_now()}
+    if state is not None:
+        if state.about["config"] != config:
+            raise ValueError(f"{folder} holds a training of another configuration; choose another folder")
+        if state.about["iteration"] > schedule.iterations:
+            raise ValueError(f"{folder} holds {state.about['iteration']} iterations, more than {schedule.iterations}")
+        scatter(state.tensors, training.networks, training.optimisers, training.scalars())
+        training.iteration, curve = state.about["iteration"], state.about["curve"]
+        best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
+        about = {key: state.about[key] for key in ("config", "versions", "begun")}
+    log = _Log(folder / "log.jsonl", training.iteration, group.main)
+    generator = torch.Generator(device)
+    source = batches.start(training.iteration, device)
+    total = schedule.iterations
+
+    def mark() -> None:
+        """Measures a snapshot where one is due, and saves."""
+        nonlocal best
+        here = training.iteration
+        if group.main:
+            if (
+                measure is not None
+                and schedule.snapshot_at(here)
+                and all(point["iteration"] != here for point in curve)
+            ):
+                tell(here, total, f"snapshot at iteration {here}")
+                point = {"iteration": float(here), **measure(here)}
+                earlier = [p[metric] for p in curve if metric in p]
+                curve.append(point)
+                if metric in point and point[metric] < min(earlier, default=math.inf):
+                    best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
+            tensors = gather(training.networks, training.optimisers, training.scalars())
+            save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, {**about, "curve": curve})
+        group.wait()
+
+    if state is None:
+        mark()
+    while training.iteration < total:
+        generator.manual_seed(step_seed(seed, group.index, training.iteration))
+        losses = training.step(*next(source), generator, average=group.average)
+        group.average_tensors(list(training.scalars().values()))
+        here = training.iteration
+        if here % schedule.log_every == 0 or here == total:
+            log.write(here, losses)
+            tell(here, total, f"iteration {here}")
+        if schedule.snapshot_at(here) or here % schedule.save_every == 0:
+            mark()
+    source.close()  # type: ignore[attr-defined]
+    last = {k: v.detach().cpu() for k, v in training.networks[keep].state_dict().items()}
+    return Trained(curve, best or last, last, about)
+
+
+def step_seed(seed: int, process: int, iteration: int) -> int:
+    """The generator's seed of one step of one process: 63 bits mixed from the three numbers."""
+    return int(np.random.SeedSequence((seed, process, iteration)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _Log:
+    """Losses as JSON lines; of a training that resumes, lines after its state are dropped."""
+
+    def __init__(self, path: Path, iteration: int, main: bool) -> None:
+        self.path, self.main = path, main
+        if main and path.exists():
+            kept = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
+            hidden = path.with_suffix(".tmp")
+            hidden.write_text("".join(f"{line}\n" for line in kept))
+            hidden.replace(path)
+
+    def write(self, iteration: int, losses: Mapping[str, Tensor]) -> None:
+        values = {name: float(value) for name, value in losses.items()}
+        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise Diverged(f"the training diverged: {bad[0]} is {values[bad[0]]} at iteration {iteration}")
+        if self.main:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps({"iteration": iteration, **values}) + "\n")
+
+
+def _iteration(line: str) -> float:
+    """The iteration of a line, infinite for one that a kill cut short."""
+    try:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The logged losses of a training, in order."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

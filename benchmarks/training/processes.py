@@ -1,0 +1,56 @@
+"""Several processes in one training: who this is, and how gradients are averaged (accelerate)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a training; `accelerator` is None where it is alone."""
+
+    index: int = 0
+    count: int = 1
+    accelerator: Any = None
+
+    @property
+    def main(self) -> bool:
+        return self.index == 0
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces gradients by their means over processes; in one message, since there are many small ones."""
+        if self.accelerator is None:
+            return
+        self.average_tensors([p.grad for p in parameters if p.grad is not None])
+
+    def average_tensors(self, tensors: list[Tensor]) -> None:
+        """Replaces tensors by their means over processes."""
+        if self.accelerator is None or not tensors:
+            return
+        flat = self.accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "mean")
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+
+def join(device: str) -> tuple[Processes, str]:
+    """The processes that `accelerate launch` started, and this one's device; one alone where it started none."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes(), device
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    # The main process measures snapshots while the others wait, longer than the usual limit.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[patience])
+    return Processes(accelerator.process_index, accelerator.num_processes, accelerator), str(accelerator.device)

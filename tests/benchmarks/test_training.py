@@ -1,0 +1,224 @@
+"""The training loop: states on disk, resuming with the same losses after a kill, bad folders, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cifar_folder import Tiny, context, write_cifar
+
+from gengauge.benchmarks.core.experiments import Measurement, Picture
+from gengauge.benchmarks.papers.diffaugment import measure
+from gengauge.benchmarks.training import checkpoint
+from gengauge.benchmarks.training.batches import Batches
+from gengauge.benchmarks.training.loop import Diverged, Schedule, read_log, train
+from gengauge.datasets.sets import DataNotFound, InMemory
+from gengauge.datasets.subsets import epoch_orders
+from gengauge.reference.diffaugment import biggan
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Rounding depends on the number of threads; the processes started here have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def logs(work: Path) -> list[dict[str, float]]:
+    (folder,) = (work / "training").iterdir()
+    return read_log(folder)
+
+
+@pytest.mark.parametrize("family", ["biggan", "stylegan2"])
+def test_a_training_on_cifar_that_is_killed_has_the_losses_of_one_that_is_not(tmp_path: Path, family: str) -> None:
+    data = write_cifar(tmp_path / "data", per_file=8)
+    whole = context(Tiny.run(family), data, tmp_path / "whole")
+    measure.train_row(whole)
+    expected = logs(tmp_path / "whole")
+    assert [line["iteration"] for line in expected] == list(range(1, Tiny.ITERATIONS + 1))
+
+    command = [sys.executable, str(HERE / "cifar_folder.py"), family, str(data), str(tmp_path / "killed")]
+    environment = {**os.environ, "GENGAUGE_SLOW_STEPS": "0.3"}
+    process = subprocess.Popen(command, env=environment, cwd=HERE)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            trainings = list((tmp_path / "killed" / "training").glob("*"))
+            # Past the state of iteration 2, so that logged iterations are lost and must come out again.
+            if trainings and len(read_log(trainings[0])) >= 3:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "the training ended before it was killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed = context(Tiny.run(family), data, tmp_path / "killed")
+    measure.train_row(killed)
+    assert logs(tmp_path / "killed") == expected
+
+
+def test_a_row_is_trained_sampled_and_scored(tmp_path: Path) -> None:
+    data = write_cifar(tmp_path / "data", per_file=8)
+    columns = ("fid", "is", "fid_last", "best_iteration", "d_accuracy_train", "d_accuracy_test")
+    results = list(measure.fill("row", columns, context(Tiny.run("biggan"), data, tmp_path)))
+    final = {r.column: r for r in results if isinstance(r, Measurement) and r.step is None}
+    assert set(final) == set(columns)
+    assert final["is"].missing  # no package carries the classifier
+    curve = {
+        r.step: r.value for r in results if isinstance(r, Measurement) and r.step is not None and r.column == "fid"
+    }
+    assert sorted(curve) == [0, 2, 4]
+    assert final["fid"].value == min(curve.values())
+    assert final["fid_last"].value == curve[4]
+    assert all(0 <= final[f"d_accuracy_{split}"].value <= 1 for split in ("train", "test"))
+    assert [r for r in results if isinstance(r, Picture)]
+    # Done already: the same numbers come without training.
+    again = list(measure.fill("row", columns, context(Tiny.run("biggan"), data, tmp_path)))
+    assert [r for r in again if isinstance(r, Measurement)] == [r for r in results if isinstance(r, Measurement)]
+
+
+def test_repeated_evaluations_have_a_spread(tmp_path: Path) -> None:
+    data = write_cifar(tmp_path / "data", per_file=8)
+    run = Tiny.run("biggan", repeats=2)
+    results = list(measure.fill("row", ("fid",), context(run, data, tmp_path)))
+    (fid,) = (r for r in results if isinstance(r, Measurement) and r.column == "fid" and r.step is None)
+    assert fid.low is not None
+    assert fid.high is not None
+    assert fid.low < fid.value < fid.high
+    assert fid.interval == "standard deviation over 2 evaluations"
+
+
+def test_missing_data_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFound, match=r"cifar-10.*tar\.gz"):
+        measure.train_row(context(Tiny.run("biggan"), tmp_path / "nothing", tmp_path))
+
+
+def test_two_processes_train_with_averaged_gradients(tmp_path: Path) -> None:
+    data = write_cifar(tmp_path / "data", per_file=8)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *(str(HERE / "cifar_folder.py"), "stylegan2", str(data), str(tmp_path)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, cwd=HERE, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line["iteration"] for line in logs(tmp_path)] == list(range(1, Tiny.ITERATIONS + 1))
+    # The two may have written at once, on one line.
+    digests = dict(re.findall(r"weights of process (\d): ([0-9a-f]{64})", done.stdout))
+    assert sorted(digests) == ["0", "1"]
+    assert len(set(digests.values())) == 1, "the processes' weights went apart"
+
+
+def simple(folder: Path, iterations: int = 4, config: str = "a", **more: object) -> object:
+    """A small BigGAN on noise through the loop."""
+    pixels = torch.randint(0, 256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pictures = InMemory(pixels, np.zeros(20, np.int64), 1, "noise")
+    recipe = biggan.Recipe(
+        batch=2, d_steps=1, generator={"ch": 1, "num_classes": 1}, discriminator={"ch": 1, "num_classes": 1}
+    )
+    return train(
+        lambda: biggan.Training(recipe),
+        Batches(pictures, epoch_orders, 0, 2, mirror=True),
+        folder,
+        Schedule(iterations, snapshot_every=2, save_every=1, log_every=1),
+        {"name": config},
+        seed=0,
+        device="cpu",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path: Path) -> None:
+    simple(tmp_path / "a")
+    simple(tmp_path / "b", iterations=3)
+    newest = tmp_path / "b" / "step-00000003" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="step-00000003 is damaged"):
+        simple(tmp_path / "b")
+    assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+
+
+def test_two_states_are_kept_and_leftovers_of_a_kill_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / ".step-00000009.1.tmp"
+    leftover.mkdir(parents=True)
+    simple(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000003", "step-00000004"]
+    assert not leftover.exists()
+
+
+def test_another_configuration_in_the_folder_is_refused(tmp_path: Path) -> None:
+    simple(tmp_path)
+    with pytest.raises(ValueError, match="another configuration"):
+        simple(tmp_path, config="b")
+    with pytest.raises(ValueError, match="more than 2"):
+        simple(tmp_path, iterations=2)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = biggan.Training.step
+
+    def broken(self: biggan.Training, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
+        return {**step(self, *args, **kwargs), "G_loss": torch.tensor(float("nan"))}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(biggan.Training, "step", broken)
+    with pytest.raises(Diverged, match="G_loss is nan at iteration 1"):
+        simple(tmp_path)
+
+
+def test_no_space_is_told_and_earlier_states_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simple(tmp_path, iterations=2)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="cannot be written.*No space left.*free space"):
+        simple(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001", "step-00000002"]
+    assert not list(tmp_path.glob(".step*"))
+
+
+def test_the_best_snapshot_is_kept_beside_the_last(tmp_path: Path) -> None:
+    scores = {0: 5.0, 2: 1.0, 4: 3.0}
+    seen: dict[int, torch.Tensor] = {}
+
+    def snapshot(training: biggan.Training) -> object:
+        def measured(iteration: int) -> dict[str, float]:
+            seen[iteration] = training.networks["G_ema"].state_dict()["linear.weight"].clone()
+            return {"fid": scores[iteration]}
+
+        return measured
+
+    trained = simple(tmp_path, snapshot=snapshot)
+    assert [point["fid"] for point in trained.curve] == [5.0, 1.0, 3.0]  # type: ignore[attr-defined]
+    assert torch.equal(trained.best["linear.weight"], seen[2])  # type: ignore[attr-defined]
+    assert torch.equal(trained.last["linear.weight"], seen[4])  # type: ignore[attr-defined]
+    about = json.loads((tmp_path / "step-00000004" / "about.json").read_text())
+    assert [point["fid"] for point in about["curve"]] == [5.0, 1.0, 3.0]
+
+
+def test_batches_do_not_depend_on_where_they_start(tmp_path: Path) -> None:
+    pixels = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 3, 4, 4).contiguous()
+    pictures = InMemory(pixels, np.arange(7), 7, "seven")
+
+    def labels(start: int, **more: int) -> list[list[int]]:
+        source = Batches(pictures, epoch_orders, 3, 4, mirror=True, **more).start(start, "cpu")  # type: ignore[arg-type]
+        return [next(source)[1].tolist() for _ in range(5)]
+
+    assert labels(0)[2:] == labels(2)[:3]
+    halves = [labels(0, process=process, processes=2) for process in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(batch) for batch in labels(0)]
