@@ -127,6 +127,7 @@ def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key
             table.add_section()
         console.print(table)
         console.print("`gengauge list PAPER` shows a paper's rows.", markup=False)
+        console.print(LACKING, markup=False)
         return
     chosen = next((p for p in papers if p.key == paper), None)
     if chosen is None:
@@ -145,6 +146,7 @@ def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key
             table.add_row(row.key, *(_printed(n) for n in numbers), _scales(mine))
         console.print(table)
     console.print("* remembered, not read. Sources stand in the report.", markup=False)
+    console.print(LACKING, markup=False)
 
 
 @app.command("run", epilog=f"Example: `gengauge run diffaugment/placements --scale quick --seeds 2`\n\n{EXIT_STATUS}")
@@ -241,6 +243,51 @@ def train_command(
     for name in idle:
         console.print(f"{name} trains nothing that outlives its job; `gengauge run` does it", markup=False)
     console.print(f"{len(chosen) - len(idle)} trained, in {folder / 'training'}", highlight=False)
+
+
+@app.command(
+    "measure",
+    epilog="Example: `gengauge measure diffaugment/cifar10/biggan-diffaugment@10pct-data "
+    "DiffAugment-biggan-cifar10-0.1.pth --data ~/data`",
+)
+def measure_command(
+    target: Annotated[str, typer.Argument(metavar="PAPER/TABLE/ROW", help="The row whose protocol measures.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The generator: a published .pth or .pkl, or a training state.")],
+    scale: Annotated[ScaleName, typer.Option(help="paper: the published protocol.")] = ScaleName.paper,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the samples.")] = 0,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+    data: Annotated[Path | None, typer.Option(help="The folder of published data sets.")] = None,
+) -> None:
+    """Measure a network that you have by the protocol of a row, and set it beside the published number."""
+    from gengauge.benchmarks.jobs import select
+    from gengauge.benchmarks.papers import SOURCES
+    from gengauge.benchmarks.trainer import context_of
+
+    jobs = select(SOURCES, [target], scale.value, 1, _device(device), data)
+    able = [job for job in jobs if job.declared()[0].measure is not None]
+    if len(able) != 1:
+        raise ValueError(f"{target} names {len(able)} rows that can measure a file at scale {scale.value}, not one")
+    (job,) = able
+    experiment, _ = job.declared()
+    assert experiment.measure is not None
+    with _bars() as tell:
+        context = context_of(job, Path(), lambda done, total, doing: tell(doing, done, total), seed)
+        found = experiment.measure(context, checkpoint)
+    published = job.paper.table(experiment.table)
+    table = Table("metric", "measured", "published", "source", title=f"{checkpoint} by {experiment.rows[0]}")
+    for column in published.columns:
+        number = published.number(experiment.rows[0], column.key)
+        value = found.get(column.key)
+        spread = f" +- {value[1]:.3g}" if value and value[1] else ""
+        table.add_row(
+            column.key,
+            f"{value[0]:.5g}{spread}" if value else "unavailable",
+            _printed(number),
+            f"{number.source} ({number.confidence})" if number else "",
+        )
+    Console().print(table)
+    if len(found) < len(published.columns):
+        raise typer.Exit(UNAVAILABLE)
 
 
 @app.command("report", epilog="Example: `gengauge report out/quick`")
@@ -364,13 +411,17 @@ def _device(name: DeviceName) -> str:
 
 
 def _scales(experiments: list[Experiment]) -> str:
+    """The scales of experiments, with a mark at those that lack data or weights here."""
     out = []
     for scale in ("quick", "small", "paper"):
         mine = [e.scales[scale] for e in experiments if scale in e.scales]
         if mine:
-            missing = [need.what.split(":")[0] for at in mine for need in at.plan.needs(None) if need.where is None]
-            out.append(scale if not missing else f"{scale} (needs {', '.join(dict.fromkeys(missing))})")
+            lacking = any(need.where is None for at in mine for need in at.plan.needs(None))
+            out.append(f"{scale} (-)" if lacking else scale)
     return ", ".join(out) or "published only"
+
+
+LACKING = "(-) data or weights are missing here: `gengauge run PAPER/TABLE --scale SCALE --dry-run` names them."
 
 
 def _printed(n: PublishedNumber | None) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gengauge.benchmarks.core.experiments import Context
+from gengauge.benchmarks.core.experiments import Progress as Tell
 from gengauge.benchmarks.jobs import Job
 
 
@@ -30,16 +31,21 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> list[str]:
         disable=not console.is_terminal or os.environ.get("RANK", "0") != "0",
     ) as progress:
         for job in jobs:
-            experiment, at = job.declared()
+            experiment, _ = job.declared()
             if experiment.train is None:
                 idle.append(str(job))
                 continue
-            torch.set_num_threads(at.threads)
             task = progress.add_task(str(job), total=1)
 
             def tell(done: int, total: int, doing: str, task: int = task, job: Job = job) -> None:
                 progress.update(task, completed=done, total=total, description=f"{job}: {doing}")  # type: ignore[arg-type]
 
-            context = Context(at.settings, job.seed, job.scale, job.device, job.data, out / "training", tell)
-            experiment.train(context)
+            experiment.train(context_of(job, out / "training", tell))
     return idle
+
+
+def context_of(job: Job, work: Path, tell: Tell, seed: int | None = None) -> Context:
+    """What a job's experiment is given outside of a run, with the threads that it is declared with."""
+    _, at = job.declared()
+    torch.set_num_threads(at.threads)
+    return Context(at.settings, job.seed if seed is None else seed, job.scale, job.device, job.data, work, tell)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gengauge.datasets.pictures_set import decode_all, open_rgb, square
 from gengauge.datasets.reading import read_at
-from gengauge.datasets.sets import Indices, checked
+from gengauge.datasets.sets import Array, Indices, checked
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _LEAF2 = 1, 2, 0x20
@@ -62,7 +62,7 @@ class LMDBSet:
         chosen = checked(indices, len(self))
         with self.file.open("rb", buffering=0) as stream:
 
-            def decode_one(i: int) -> Tensor:
+            def decode_one(i: int) -> Array:
                 start, length = (int(x) for x in self._places[chosen[i], 2:])
                 content = read_at(stream.fileno(), length, start)
                 picture = open_rgb(content, f"{self.key(int(chosen[i]))} in {self.path}")
@@ -87,7 +87,7 @@ class _Damaged(ValueError):
     """A page that is not what it should be."""
 
 
-def _index(file: Path, limit: int | None) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def _index(file: Path, limit: int | None) -> Array:
     """Start and length of the first `limit` keys and of their values in the file, int64 (N, 4)."""
     places = array("q")
     with file.open("rb", buffering=0) as stream:
@@ -96,6 +96,8 @@ def _index(file: Path, limit: int | None) -> np.ndarray[tuple[int, int], np.dtyp
             meta = _read_meta(stream.fileno())
             if (meta.last_page + 1) * meta.page_size > size:
                 raise _Damaged("it is cut short")
+            if meta.entries * _NODE_HEAD > size:
+                raise _Damaged(f"it claims {meta.entries} entries")
             wanted = meta.entries if limit is None else min(limit, meta.entries)
             if wanted and meta.root != _NO_PAGE:
                 for place in _nodes(stream.fileno(), meta, meta.root, _MOST_LEVELS):
@@ -140,7 +142,7 @@ def _nodes(descriptor: int, meta: _Meta, number: int, levels: int) -> Iterator[t
     at = number * meta.page_size
     page = read_at(descriptor, meta.page_size, at)
     flags, lower = struct.unpack_from("<10xHH", page)
-    if flags & _LEAF2 or flags & (_BRANCH | _LEAF) not in (_BRANCH, _LEAF) or not _PAGE_HEAD <= lower <= len(page):
+    if flags & _LEAF2 or flags & (_BRANCH | _LEAF) not in (_BRANCH, _LEAF) or not _PAGE_HEAD < lower <= len(page):
         raise _Damaged(f"page {number} is neither branch nor leaf")
     for node in struct.unpack_from(f"<{(lower - _PAGE_HEAD) // 2}H", page, _PAGE_HEAD):
         low, high, kind, key_length = struct.unpack_from("<HHHH", page, node)

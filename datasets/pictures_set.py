@@ -89,7 +89,7 @@ class FolderSet:
         file = self.files[checked([index], len(self))[0]]
         return open_rgb(self._read(file), f"{file} in {self.path}")
 
-    def _decode(self, file: str) -> Tensor:
+    def _decode(self, file: str) -> Array:
         picture = open_rgb(self._read(file), f"{file} in {self.path}")
         return square(picture, self.resolution, self.crop, self.resample)
 
@@ -151,7 +151,7 @@ def open_rgb(data: bytes, where: str) -> Image.Image:
         raise ValueError(f"{where} cannot be read as a picture ({error}); replace or remove it") from error
 
 
-def square(picture: Image.Image, resolution: int, crop: Crop, resample: Resample) -> Tensor:
+def square(picture: Image.Image, resolution: int, crop: Crop, resample: Resample) -> Array:
     """A picture as uint8 (3, R, R), as `FolderSet` says; one of the right size is not resampled."""
     if crop == "center":
         side = min(picture.size)
@@ -159,12 +159,12 @@ def square(picture: Image.Image, resolution: int, crop: Crop, resample: Resample
         picture = picture.crop((left, top, left + side, top + side))
     if picture.size != (resolution, resolution):
         picture = picture.resize((resolution, resolution), _FILTERS[resample])
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return np.asarray(picture).transpose(2, 0, 1)
 
 
-def decode_all(count: int, decode_one: Callable[[int], Tensor], resolution: int) -> Tensor:
+def decode_all(count: int, decode_one: Callable[[int], Array], resolution: int) -> Tensor:
     """The pictures 0..count - 1 of `decode_one`, uint8 (count, 3, R, R); many at once in a few threads."""
-    out = torch.empty(count, 3, resolution, resolution, dtype=torch.uint8)
+    out = np.empty((count, 3, resolution, resolution), dtype=np.uint8)
 
     def fill(i: int) -> None:
         out[i] = decode_one(i)
@@ -172,7 +172,7 @@ def decode_all(count: int, decode_one: Callable[[int], Tensor], resolution: int)
     if count <= _FEW:
         for i in range(count):
             fill(i)
-        return out
+        return torch.from_numpy(out)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         work = [pool.submit(fill, i) for i in range(count)]
         try:
@@ -180,7 +180,7 @@ def decode_all(count: int, decode_one: Callable[[int], Tensor], resolution: int)
                 done.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    return out
+    return torch.from_numpy(out)
 
 
 class _Folder:
@@ -220,8 +220,8 @@ class _Archive:
         if self._open is None or self._open[0] != os.getpid():
             try:
                 self._open = os.getpid(), zipfile.ZipFile(self.path), threading.Lock()
-            except zipfile.BadZipFile as error:
-                raise ValueError(f"{self.path} is no zip archive or cut short ({error}); fetch it again") from error
+            except _DAMAGE as error:
+                raise ValueError(f"{self.path} cannot be opened as a zip archive ({error}); fetch it again") from error
         return self._open[1:]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gengauge.datasets.reading import read_at
 from gengauge.datasets.sets import Array, Indices, checked, class_indices
 
 # A record: the data's length (8 bytes) and its checksum (4), the data, the data's checksum (4).
@@ -48,19 +49,19 @@ class TFRecordSet:
     def pictures(self, indices: Indices) -> Tensor:
         """The pictures as uint8 (n, 3, R, R). Raises IndexError, ValueError naming an unreadable record."""
         chosen = checked(indices, len(self))
-        out = torch.empty(len(chosen), 3, self.resolution, self.resolution, dtype=torch.uint8)
+        out = np.empty((len(chosen), 3, self.resolution, self.resolution), dtype=np.uint8)
         with self.path.open("rb", buffering=0) as stream:
             for i, record in enumerate(chosen):
                 picture = self._picture(stream.fileno(), int(record))
                 if picture.shape != self.shape:
                     raise ValueError(f"{self.path}: record {record} is {picture.shape}, the first {self.shape}")
-                out[i] = torch.from_numpy(picture)  # one channel is repeated
-        return out
+                out[i] = picture  # one channel is repeated
+        return torch.from_numpy(out)
 
     def _picture(self, descriptor: int, record: int) -> Array:
         """The picture of a record as uint8 (C, H, W), C = 1 or 3."""
         start, length = (int(x) for x in self._places[record])
-        data = bytearray(_read(descriptor, length + _TAIL, start))
+        data = bytearray(read_at(descriptor, length + _TAIL, start))
         try:
             if len(data) < length + _TAIL:
                 raise ValueError("it is cut short")
@@ -105,7 +106,7 @@ def _index(path: Path) -> Array:
         size = os.fstat(stream.fileno()).st_size
         at = 0
         while at < size:
-            head = _read(stream.fileno(), _HEAD, at)
+            head = read_at(stream.fileno(), _HEAD, at)
             if len(head) == _HEAD and head not in known:
                 if masked_crc32c(head[:8]) != int.from_bytes(head[8:], "little"):
                     raise ValueError(
@@ -121,15 +122,6 @@ def _index(path: Path) -> Array:
     if not places:
         raise ValueError(f"{path} holds no records")
     return np.array(places, dtype=np.int64)
-
-
-def _read(descriptor: int, count: int, at: int) -> bytes:
-    """`count` bytes from a place, fewer only at the end; it moves no position that processes or threads may share."""
-    parts = []
-    while count > 0 and (part := os.pread(descriptor, count, at)):
-        parts.append(part)
-        count, at = count - len(part), at + len(part)
-    return b"".join(parts)
 
 
 def _parse_example(data: memoryview) -> Array:

@@ -17,7 +17,7 @@ from gengauge.benchmarks.core.claims import METHOD
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import slug
 from gengauge.reports import plots, text
-from gengauge.reports.content import Illustration, MeasuredTable, PaperSection, compose, pivot
+from gengauge.reports.content import Illustration, MeasuredTable, PaperSection, compose, pivot, sources
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def build_report(
         if p.key not in measured_keys
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["sources"] = sources
     templates = resources.files("gengauge.reports") / "templates"
     page = environment.from_string((templates / "page.html").read_text(encoding="utf-8")).render(
         css=Markup((templates / "page.css").read_text(encoding="utf-8")),
@@ -97,7 +98,8 @@ def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str,
                 "pictures": _pictures(section, table, frame, run),
             }
         )
-    return {"section": section, "tables": tables, "published": [(t, pivot(t)) for t in section.paper.tables]}
+    published = [(t, pivot(t)) for t in section.paper.tables if t.published]
+    return {"section": section, "tables": tables, "published": published}
 
 
 def _plots(table: MeasuredTable, name: str) -> list[_Plot]:

@@ -154,6 +154,11 @@ def pivot(table: Table) -> list[tuple[Row, list[PublishedNumber | None]]]:
     return [(row, [by_cell.get((row, column.key)) for column in table.columns]) for row in table.rows]
 
 
+def sources(numbers: Sequence[PublishedNumber | None]) -> str:
+    """Where a row's numbers come from, each source once with its confidence: `README.md (read); slides (memory)`."""
+    return "; ".join(dict.fromkeys(f"{n.source} ({n.confidence})" for n in numbers if n is not None))
+
+
 def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.DataFrame) -> MeasuredTable:
     table = paper.table(key)
     names = set(part["experiment"])
@@ -166,7 +171,12 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
     good = final[final["status"] == "ok"]
     keys = zip(good["seed"], good["row"], good["column"], strict=True)
     values = {(int(s), str(r), str(c)): float(v) for (s, r, c), v in zip(keys, good["value"], strict=True)}
-    judgements = tuple(judge(claim, values) for claim in paper.claims if claim.table == key)
+    # A claim about what this scale does not measure at all is no claim of this table.
+    judgements = tuple(
+        judge(claim, values)
+        for claim in paper.claims
+        if claim.table == key and all(cell.column in columns for cell in claim.cells.values())
+    )
     curves = tuple(curve for c in columns.values() if (curve := _curve(part, present, c)) is not None)
     protocol = tuple(dict.fromkeys(line for e in experiments for line in e.protocol))
     scale, data, device = (str(x) for x in group)

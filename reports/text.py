@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from gengauge.benchmarks.core.statistics import Interval
-from gengauge.reports.content import MeasuredTable, Report, number, pivot
+from gengauge.reports.content import MeasuredTable, Report, number, pivot, sources
 
 LEGEND = "A star marks a published number that is remembered, not read. Brackets are 95 % t intervals over seeds."
 
@@ -128,17 +128,20 @@ def latex(table: MeasuredTable) -> str:
 
 
 def published_markdown(report: Report) -> str:
-    """All published numbers of the papers in a report, with confidence; sources are in the project's CSV files."""
-    out = ["# Published numbers", ""]
+    """All published numbers of the papers in a report, with the source and confidence of each."""
+    out = ["# Published numbers", "", "A star marks a number that is remembered, not read.", ""]
     for section in report.papers:
         for table in section.paper.tables:
+            if not table.published:
+                continue
             out += [f"## {section.paper.name}: {table.title}", ""]
             out += _pipe(
-                ["row", *(c.key for c in table.columns)],
+                ["row", *(c.key for c in table.columns), "source (confidence)"],
                 [
                     [
                         str(row),
                         *(("" if n is None else n.text + ("" if n.confidence == "read" else "*")) for n in numbers),
+                        sources(numbers),
                     ]
                     for row, numbers in pivot(table)
                 ],

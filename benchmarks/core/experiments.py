@@ -139,7 +139,8 @@ class Experiment:
     `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
     from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine. `check`
     looks at the user's data before any job starts and raises ValueError for what the experiment cannot use. `train` is
-    the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done.
+    the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. `measure` gives mean
+    and standard deviation of what a network in the user's file has by the same protocol, for `gengauge measure`.
     """
 
     key: str
@@ -152,6 +153,7 @@ class Experiment:
     protocol: tuple[tuple[str, str, str], ...] = ()
     timed: bool = False
     train: Callable[[Context], object] | None = None
+    measure: Callable[[Context, Path], Mapping[str, tuple[float, float]]] | None = None
 
 
 @dataclass(frozen=True)

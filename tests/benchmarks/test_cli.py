@@ -27,7 +27,7 @@ def gengauge(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False)
 
 
-@pytest.mark.parametrize("command", ["list", "run", "report", "eval", "doctor"])
+@pytest.mark.parametrize("command", ["list", "run", "train", "report", "eval", "doctor"])
 def test_every_help_ends_with_an_example(command: str) -> None:
     text = call(command, "--help").stdout
     assert f"Example: gengauge {command}" in text
@@ -64,7 +64,29 @@ def test_list_shows_papers_rows_and_what_runs(monkeypatch: pytest.MonkeyPatch) -
     assert "diffaugment-reals-fakes-g@translation-cutout" in rows
     assert "37.95*" in rows
     monkeypatch.setattr(weights, "find", lambda key: None)
-    assert "quick (needs inception)" in call("list", "diffaugment").stdout
+    assert "quick (-)" in call("list", "diffaugment").stdout
+
+
+def test_a_paper_scale_plan_has_the_published_networks_of_every_row() -> None:
+    text = " ".join(call("run", "diffaugment", "--scale", "paper", "--dry-run", "--device", "cpu").stdout.split())
+    # The parameter counts of the published code; the 128 px counts stand in compare_gan's own source.
+    for network, parameters, rows in (
+        ("BigGAN generator, 32 px", 4_304_387, 24),
+        ("BigGAN discriminator, 32 px", 4_207_361, 24),
+        ("BigGAN generator, 32 px", 4_580_867, 12),
+        ("BigGAN discriminator, 32 px", 4_230_401, 12),
+        ("BigGAN generator, 128 px", 70_433_988, 6),
+        ("BigGAN discriminator, 128 px", 87_982_370, 6),
+        ("StyleGAN2 generator, 32 px", 13_506_963, 15),
+        ("StyleGAN2 discriminator, 32 px", 13_918_849, 15),
+        ("StyleGAN2 generator, 256 px", 24_767_458, 18),
+        ("StyleGAN2 discriminator, 256 px", 24_001_089, 18),
+        ("StyleGAN2 generator, 256 px", 30_034_338, 20),
+        ("StyleGAN2 discriminator, 256 px", 28_864_129, 20),
+    ):
+        assert text.count(f"{network}: {parameters:,} parameters") == rows
+    for data in ("cifar10", "cifar100", "ffhq", "lsun-cat", "imagenet", "100-shot-obama", "AnimalFace-dog"):
+        assert f"needs {data}:" in text
 
 
 def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +145,13 @@ def test_missing_weights_make_a_run_unavailable(tmp_path: Path) -> None:
         "PYTHONPATH": str(tmp_path / "hide"),
         "GENGAUGE_OFFLINE": "1",
     }
-    command = [sys.executable, "-c", "from gengauge.benchmarks.cli import main; main()", "run", "diffaugment"]
+    command = [
+        sys.executable,
+        "-c",
+        "from gengauge.benchmarks.cli import main; main()",
+        "run",
+        "diffaugment/placements",
+    ]
     options = ["--seeds", "1", "--device", "cpu", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [*command, *options], capture_output=True, text=True, env={**os.environ, **environment}, check=False

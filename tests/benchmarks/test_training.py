@@ -186,7 +186,7 @@ def test_no_space_is_told_and_earlier_states_stay(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="cannot be written.*No space left.*free space"):
+    with pytest.raises(OSError, match=r"cannot be written.*No space left.*free space"):
         simple(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001", "step-00000002"]
     assert not list(tmp_path.glob(".step*"))

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import struct
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,11 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gengauge.datasets import lsun, pictures_set
-from gengauge.datasets.lsun import LMDBSet
+from gengauge.datasets import pictures_set
 from gengauge.datasets.pictures_set import FolderSet, decode_all
-from gengauge.datasets.published import open_set
-from gengauge.datasets.sets import DataNotFound, PictureSet
+from gengauge.datasets.sets import PictureSet
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -141,7 +138,7 @@ def test_missing_empty_and_foreign_places_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no pictures"):
         FolderSet(tmp_path, 4)
     (tmp_path / "set.zip").write_bytes(b"<html>quota exceeded</html>")
-    with pytest.raises(ValueError, match=r"set\.zip is no zip archive"):
+    with pytest.raises(ValueError, match=r"set\.zip cannot be opened as a zip archive"):
         FolderSet(tmp_path / "set.zip", 4)
 
 
@@ -230,66 +227,11 @@ def test_a_set_works_in_another_process(tmp_path: Path) -> None:
 
 
 def test_many_pictures_are_decoded_in_their_order_and_the_first_error_is_raised() -> None:
-    out = decode_all(50, lambda i: torch.full((3, 2, 2), i, dtype=torch.uint8), 2)
+    out = decode_all(50, lambda i: np.full((3, 2, 2), i), 2)
     assert out[:, 0, 0, 0].tolist() == list(range(50))
 
-    def failing(i: int) -> torch.Tensor:
+    def failing(i: int) -> np.ndarray:
         raise ValueError(f"picture {i}")
 
     with pytest.raises(ValueError, match="picture 0"):
         decode_all(50, failing, 2)
-
-
-def database(path: Path, files: dict[str, bytes]) -> Path:
-    lmdb = pytest.importorskip("lmdb")
-    path.mkdir(parents=True)
-    with lmdb.open(str(path), map_size=2**24) as opened, opened.begin(write=True) as transaction:
-        for key, content in files.items():
-            transaction.put(key.encode(), content)
-    (path / "lock.mdb").unlink()
-    return path
-
-
-def test_lsun_databases(tmp_path: Path) -> None:
-    wide = np.zeros((8, 20, 3), np.uint8)
-    wide[:, 6:14] = np.random.RandomState(0).randint(0, 256, (8, 8, 3))
-    files = {"b": encoded(wide, "WEBP"), "a": encoded(wide[:, 6:14], "WEBP"), "c": grey(3, 16)}
-    found: PictureSet = LMDBSet(database(tmp_path / "cat", files), 8)
-    assert (len(found), found.labels, found.num_classes, found.name) == (3, None, 0, "cat")
-    pictures = found.pictures([0, 1, 2])
-    for i in range(2):
-        assert np.array_equal(pictures[i].permute(1, 2, 0).numpy(), wide[:, 6:14])
-    assert (pictures[2] == 3).all()
-    small = LMDBSet(tmp_path / "cat", 4, limit=2)
-    assert small.keys == [b"a", b"b"]
-    scaled = np.asarray(Image.fromarray(wide[:, 6:14]).resize((4, 4), Image.Resampling.LANCZOS))
-    assert np.array_equal(small.pictures([1])[0].permute(1, 2, 0).numpy(), scaled)
-    assert len(pickle.loads(pickle.dumps(small))) == 2  # noqa: S301 - as a loader's worker gets it
-    assert not (tmp_path / "cat" / "lock.mdb").exists()
-    by_key = open_set("lsun-cat", tmp_path, 8)
-    assert by_key.name == "lsun-cat"
-    assert torch.equal(by_key.pictures(range(3)), pictures)
-
-
-def test_bad_lsun_databases_are_named(tmp_path: Path) -> None:
-    path = database(tmp_path / "cat", {"a": grey(1), "broken": b"RIFF", "c": os.urandom(50_000)})
-    with pytest.raises(ValueError, match=r"broken in .*cat cannot be read as a picture"):
-        LMDBSet(path, 4).pictures([1])
-    content = (path / "data.mdb").read_bytes()
-    for size, cause in ((0, "no LMDB database"), (100, "no LMDB database"), (3 * 4096, "cut short")):
-        (tmp_path / str(size)).mkdir()
-        (tmp_path / str(size) / "data.mdb").write_bytes(content[:size])
-        with pytest.raises(ValueError, match=cause):
-            LMDBSet(tmp_path / str(size), 4)
-    with pytest.raises(ValueError, match="holds no pictures"):
-        LMDBSet(database(tmp_path / "empty", {}), 4)
-    with pytest.raises(FileNotFoundError, match=r"no data\.mdb"):
-        LMDBSet(tmp_path, 4)
-
-
-def test_without_lmdb_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data.mdb").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(DataNotFound, match="the package lmdb") as caught:
-        lsun.environment(tmp_path)
-    assert caught.value.remedy == "pip install lmdb"

@@ -7,7 +7,7 @@ from functools import partial
 from gengauge.benchmarks.core.claims import Cell, Claim
 from gengauge.benchmarks.core.experiments import AtScale, Experiment, Limits, Scale
 from gengauge.benchmarks.core.tables import Column, Table
-from gengauge.benchmarks.papers.diffaugment.measure import fill, train_row
+from gengauge.benchmarks.papers.diffaugment.measure import fill, measure_file, train_row
 from gengauge.benchmarks.papers.diffaugment.plans import plan
 from gengauge.benchmarks.papers.diffaugment.rows import FRACTIONS, Run, paper_runs, small_runs
 
@@ -62,6 +62,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
     for (table, row), run in paper_runs().items():
         published = next(t for t in tables if t.key == table)
         columns = (*published.columns, *MORE, *(ACCURACY if run.protocol.reference == "test" else ()))
+        keys = tuple(column.key for column in columns)
         scales: dict[Scale, AtScale] = {
             # Days on one GPU; a run that is stopped goes on from its last state.
             "paper": AtScale(run, 1, Limits(seconds=60 * DAY, gibibytes=256), threads=8, plan=plan(run))
@@ -78,9 +79,10 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 rows=(row,),
                 columns=columns,
                 scales=scales,
-                run=partial(fill, row, tuple(column.key for column in columns)),
+                run=partial(fill, row, keys),
                 protocol=protocol,
                 train=train_row,
+                measure=partial(measure_file, keys),
             )
         )
     return tuple(out)

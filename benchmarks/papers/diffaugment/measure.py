@@ -22,6 +22,7 @@ from gengauge.benchmarks.features.stream import fingerprint, set_moments, stream
 from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
 from gengauge.benchmarks.metrics.inception_score import inception_score
 from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.benchmarks.papers.diffaugment.checkpoints import read_generator
 from gengauge.benchmarks.papers.diffaugment.rows import Protocol, Run
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.batches import Batches
@@ -102,6 +103,23 @@ def _final(
             run.protocol.samples,
             note=note,
         )
+
+
+def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation, over the protocol's repetitions, of the columns that a generator in a file gives.
+
+    Raises as `read_generator` does, and DataNotFound or WeightsNotFound for what the protocol needs.
+    """
+    run: Run = context.settings
+    scores = []
+    judges = _judges(run, context)
+    for repeat in range(run.protocol.repeats):
+        g = read_generator(path, run).to(context.device)
+        seed = step_seed(context.seed, SAMPLING + 1, repeat)
+        scores.append(score(g, run, *judges, seed, context.device))
+        context.progress(repeat + 1, run.protocol.repeats, "measuring")
+    found = {column: [s[column] for s in scores if column in s] for column in ("fid", "is") if column in columns}
+    return {column: (float(np.mean(v)), float(np.std(v))) for column, v in found.items() if v}
 
 
 def train_row(context: Context) -> Trained | None:

@@ -1,0 +1,215 @@
+"""Networks from the user's files, measured by a row's protocol; the protocols' own rules."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cifar_folder import Tiny, context, write_cifar
+from goldens import load
+from safetensors.torch import save_file
+
+from gengauge.benchmarks.features.networks import FeatureNetwork
+from gengauge.benchmarks.features.stream import fingerprint, running_moments, set_moments
+from gengauge.benchmarks.metrics.frechet import fit
+from gengauge.benchmarks.papers.diffaugment import checkpoints, measure
+from gengauge.benchmarks.papers.diffaugment.rows import IMAGENET, paper_runs
+from gengauge.datasets.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
+from gengauge.datasets.network_pickles import StoredNetwork
+from gengauge.datasets.sets import InMemory, Subset
+from gengauge.datasets.subsets import cifar_subset
+from gengauge.reference.nets.biggan import BatchNorm, Generator
+from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
+
+GOLDENS = Path(__file__).parent.parent / "goldens" / "diffaugment"
+
+
+def test_a_published_state_dict_is_measured_like_a_training_state(tmp_path: Path) -> None:
+    data = write_cifar(tmp_path / "data", per_file=8)
+    run = Tiny.run("biggan", repeats=2)
+    g, _ = run.recipe.networks()
+    torch.save(g.state_dict(), tmp_path / "DiffAugment-biggan-cifar10-0.1.pth")
+    save_file({f"G_ema.{name}": value for name, value in g.state_dict().items()}, tmp_path / "state.safetensors")
+    here = context(run, data, tmp_path)
+    found = measure.measure_file(("fid", "is"), here, tmp_path / "DiffAugment-biggan-cifar10-0.1.pth")
+    mean, spread = found["fid"]
+    assert mean > 0
+    assert spread > 0
+    assert "is" not in found  # no package carries the classifier
+    assert measure.measure_file(("fid",), here, tmp_path / "state.safetensors") == found
+
+
+def test_network_pickles_of_both_kinds_become_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, metadata = load(GOLDENS / "sg2_tf_conversion.safetensors")
+    variables = {key.removeprefix("tfG."): value for key, value in tensors.items() if key.startswith("tfG.")}
+    static = ast.literal_eval(metadata["G_static_kwargs"])
+    old = StoredNetwork("tensorflow", "G_main", static, variables)
+    arguments = ast.literal_eval(metadata["G_init_kwargs"])
+    network = StyleGAN2(**arguments)
+    network.load_state_dict(
+        {key.removeprefix("G."): value for key, value in tensors.items() if key.startswith("G.")}, strict=False
+    )
+    new = StoredNetwork("pytorch", "Generator", arguments, network.state_dict())
+    run = replace(Tiny.run("stylegan2"), resolution=16)
+    for stored in (old, new):
+        monkeypatch.setattr(checkpoints, "read_networks", lambda path, stored=stored: {"G_ema": stored})
+        read = checkpoints.read_generator(tmp_path / "network.pkl", run).eval()
+        assert torch.allclose(read(tensors["z"], noise_mode="const"), tensors["img_const"], atol=1e-5)
+    with pytest.raises(ValueError, match="another size than this row's 32 px"):
+        checkpoints.read_generator(tmp_path / "network.pkl", Tiny.run("stylegan2"))
+    monkeypatch.setattr(
+        checkpoints, "read_networks", lambda path: {"G_ema": replace(new, arguments={**arguments, "magic": 1})}
+    )
+    with pytest.raises(ValueError, match="no StyleGAN2"):
+        checkpoints.read_generator(tmp_path / "network.pkl", run)
+
+
+def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    for name in ("network.pkl", "state.pth"):
+        (tmp_path / name).write_bytes(pickle.dumps({"G_ema": Hostile()}))
+        with pytest.raises(UnsafeCheckpoint, match=rf"{name} is refused.*system"):
+            checkpoints.read_generator(tmp_path / name, Tiny.run("biggan"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_files_of_other_networks_are_named(tmp_path: Path) -> None:
+    run = Tiny.run("biggan")
+    with pytest.raises(FileNotFoundError):
+        checkpoints.read_generator(tmp_path / "none.pth", run)
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(DamagedCheckpoint, match=r"text\.pth"):
+        checkpoints.read_generator(tmp_path / "text.pth", run)
+    torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="no state of the BigGAN"):
+        checkpoints.read_generator(tmp_path / "other.pth", run)
+    state = Generator(ch=1).state_dict()
+    state.pop("linear.bias")
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(ValueError, match=r"less\.pth is of another network: 1 tensors are missing.*linear\.bias"):
+        checkpoints.read_generator(tmp_path / "less.pth", run)
+
+
+def test_every_run_is_a_row_of_its_published_table() -> None:
+    from gengauge.benchmarks.core.tables import load_tables
+
+    known = {(table.key, row.key) for table in load_tables("diffaugment") for row in table.rows}
+    runs = paper_runs()
+    assert set(runs) <= known
+    rest = {row.partition("@")[0] for _, row in known - set(runs)}
+    # Methods of others, which this project does not have.
+    assert all(name.startswith(("ada", "freezed", "minegan", "scale-shift", "transfergan")) for name in rest)
+
+
+def test_schedules_and_subsets_are_the_published_ones() -> None:
+    runs = paper_runs()
+    assert runs["cifar10", "biggan@10pct-data"].iterations == 125_000
+    assert runs["cifar100", "biggan@100pct-data"].iterations == 500_000
+    assert runs["cifar10", "cr-biggan-diffaugment@100pct-data"].recipe.policy == "cutout"
+    low = runs["cifar10", "cr-biggan-diffaugment@10pct-data"].recipe
+    assert (low.policy, low.consistency_augment) == ("translation,cutout", "")  # type: ignore[union-attr]
+    assert runs["low-shot", "stylegan2-no-pre-training@animalface-dog-389"].iterations == 31_250
+    assert runs["cifar10", "stylegan2-unconditional-diffaugment@100pct-data"].recipe.policy == "color,cutout"
+    assert runs["imagenet", "biggan-diffaugment@25pct-data"].recipe.d_lr == 2e-4  # type: ignore[union-attr]
+    # Rows of several tables that are one training.
+    assert runs["slides", "stylegan2@cifar-10-10pct-data"] == runs["cifar10", "stylegan2-unconditional@10pct-data"]
+    assert runs["placements", "biggan-baseline@translation"] == runs["cifar10", "biggan@100pct-data"]
+
+    pixels = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+    everything = InMemory(pixels, np.arange(20) % 10, 10, "twenty")
+    half = measure.training_set(replace(runs["cifar10", "biggan@10pct-data"], fraction=0.5), everything)
+    assert isinstance(half, Subset)
+    assert half.indices.tolist() == cifar_subset(10, 20).tolist()
+    first = measure.training_set(replace(runs["few-images", "stylegan2@ffhq-1k"], count=3), everything)
+    assert isinstance(first, Subset)
+    assert first.indices.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="holds 20 pictures; this row trains on 1000"):
+        measure.training_set(runs["few-images", "stylegan2@ffhq-1k"], everything)
+
+
+def test_train_mode_sampling_takes_the_statistics_of_its_batch() -> None:
+    run = Tiny.run("biggan")
+    torch.manual_seed(0)
+    g, _ = run.recipe.networks()
+    g.eval()
+    before = {name: value.clone() for name, value in g.state_dict().items()}
+    pictures = torch.cat(list(measure.samples(g, run, 6, 1, "cpu")))
+    assert pictures.dtype == torch.uint8
+    assert len(pictures) == 8  # whole batches
+    assert not g.training
+    moved = {name for name, value in g.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.endswith("stored_mean") for name in moved)
+    assert any(name.endswith("u0") for name in moved)
+
+
+def test_accumulated_statistics_are_the_means_of_the_batches_moments() -> None:
+    protocol = replace(IMAGENET, batch=4, accumulated=8)
+    torch.manual_seed(0)
+    g = Generator(ch=1, num_classes=3).train()
+    norm = next(m for m in g.modules() if isinstance(m, BatchNorm))
+    inputs: list[torch.Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
+    measure.accumulate_statistics(g, protocol, torch.Generator().manual_seed(0), "cpu")
+    handle.remove()
+    assert len(inputs) == 2
+    assert torch.allclose(norm.stored_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0))
+    variances = torch.stack([x.var((0, 2, 3), unbiased=False) for x in inputs])
+    assert torch.allclose(norm.stored_var, variances.mean(0))
+
+
+def test_pictures_of_the_imagenet_protocol_are_not_rounded() -> None:
+    run = replace(paper_runs()["imagenet", "biggan@100pct-data"], protocol=replace(IMAGENET, accumulated=64))
+    grey = measure._grey(torch.tensor([0.0, 0.25, 1.0]), run)
+    assert grey.tolist() == [0.0, 63.75, 255.0]
+    cifar = Tiny.run("biggan")
+    assert measure._grey(torch.tensor([-1.0, 0.0, 1.0]), cifar).tolist() == [0, 128, 255]
+
+
+class Brightness(torch.nn.Module):
+    """Stands for a feature network: means of the channels, and of their squares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.mean((2, 3)), x.square().mean((2, 3))], 1)
+
+
+def test_running_moments_are_those_of_all_features_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gengauge.benchmarks.features import stream
+
+    network = FeatureNetwork("inception", "FID", 8, 6, Brightness(), lambda x, mode: x / 255, None, "brightness")
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    exact = fit(stream.stream_features(pixels.split(7), network, "clean", "cpu"))
+    running = running_moments(pixels.split(7), 40, network, "clean", "cpu")
+    assert np.allclose(running.mean, exact.mean, rtol=0, atol=1e-10)
+    assert np.allclose(running.covariance, exact.covariance, rtol=0, atol=1e-10)
+    monkeypatch.setattr(stream, "KEPT", 10)
+    monkeypatch.setenv("GENGAUGE_CACHE", str(tmp_path))
+    pictures = InMemory(pixels, None, 0, "forty")
+    made = set_moments(pictures, network, "clean", "cpu")
+    assert np.allclose(made.covariance, exact.covariance, rtol=0, atol=1e-10)
+    monkeypatch.setattr(stream, "running_moments", lambda *_: pytest.fail("computed twice"))
+    assert np.array_equal(set_moments(pictures, network, "clean", "cpu").covariance, made.covariance)
+
+
+def test_the_fingerprint_of_a_set_tells_its_content() -> None:
+    pixels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    names = {
+        fingerprint(InMemory(pixels, None, 0, "a")),
+        fingerprint(InMemory(pixels + 1, None, 0, "a")),
+        fingerprint(InMemory(pixels[:4], None, 0, "a")),
+        fingerprint(InMemory(pixels, np.zeros(5, np.int64), 1, "a")),
+        fingerprint(InMemory(pixels, np.arange(5) % 2, 2, "a")),
+    }
+    assert len(names) == 5
