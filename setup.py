@@ -9,7 +9,7 @@ setup(
     package_dir={f"gengauge.{top}": top for top in TOP},
     package_data={
         "": ["py.typed"],
-        "gengauge.benchmarks": ["published/*.csv"],
+        "gengauge.benchmarks": ["published/*.csv", "zoo/weights/*"],
         "gengauge.reports": ["templates/*"],
     },
 )

@@ -351,7 +351,7 @@ def eval_command(
             network,
             _device(device),
             precision.value,
-            tell,
+            lambda side, done, total: tell(f"features, {side}", done, total),
         )
     if as_json:
         print(json.dumps([asdict(score) for score in scores], indent=2))
@@ -371,6 +371,28 @@ def eval_command(
         Console().print(table)
     if metrics and any(s.value is None for s in scores):
         raise typer.Exit(UNAVAILABLE)
+
+
+@app.command("zoo", epilog="Example: `gengauge zoo --make out/zoo --kimg 48`")
+def zoo_command(
+    make: Annotated[Path | None, typer.Option(help="Train it anew and write weights and card here.")] = None,
+    kimg: Annotated[float | None, typer.Option(help="Thousands of training pictures; by default as the card.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+) -> None:
+    """Show the card of the small network that comes with the package, or make it again."""
+    from gengauge.benchmarks.zoo import stylegan2_cat as entry
+
+    if make is not None:
+        with _bars() as tell:
+
+            def tell_training(done: int, total: int, doing: str) -> None:
+                tell("training", done, total)
+
+            entry.make(make, make / "training", _device(device), kimg or entry.KIMG, tell=tell_training)
+    table = Table("", "", title=entry.NAME, show_header=False)
+    for key, value in entry.card(make or entry.FOLDER).items():
+        table.add_row(key, str(value))
+    Console().print(table)
 
 
 @app.command("doctor", epilog="Example: `gengauge doctor --data ~/data`")
@@ -455,7 +477,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def tell(side: str, done: int, total: int) -> None:
             if side not in tasks:
-                tasks[side] = progress.add_task(f"features, {side}", total=total)
+                tasks[side] = progress.add_task(side, total=total)
             progress.update(tasks[side], completed=done)
 
         yield tell

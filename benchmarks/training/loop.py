@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +63,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the measured curve, the network of its best snapshot (by `metric`, lowest) and its last."""
+    """A finished training: the measured curve, the network of its best snapshot (by `metric`, lowest) and its last.
+
+    `seconds` of work, those of processes that were killed included as far as their states go.
+    """
 
     curve: Curve
     best: dict[str, Tensor] = field(repr=False)
     last: dict[str, Tensor] = field(repr=False)
     about: dict[str, Any] = field(repr=False)
+    seconds: float = 0.0
 
 
 class Diverged(ValueError):
@@ -135,6 +140,7 @@ def _train(
     measure = snapshot(training) if snapshot is not None else None
     curve: Curve = []
     best: dict[str, Tensor] = {}
+    started, spent = time.monotonic(), 0.0
     state = load_newest(folder)
     group.wait()  # all look before the first writes
     about: dict[str, Any] = {"config": config, "versions": versions(), "begun": utc_now()}
@@ -147,6 +153,7 @@ def _train(
         training.iteration, curve = state.about["iteration"], state.about["curve"]
         best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
         about = {key: state.about[key] for key in ("config", "versions", "begun")}
+        spent = state.about["seconds"]
     log = _Log(folder / "log.jsonl", training.iteration, group.main)
     generator = torch.Generator(device)
     source = batches.start(training.iteration, device)
@@ -169,7 +176,8 @@ def _train(
                 if metric in point and point[metric] < min(earlier, default=math.inf):
                     best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
             tensors = gather(training.networks, training.optimisers, training.scalars())
-            save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, {**about, "curve": curve})
+            content = {**about, "curve": curve, "seconds": spent + time.monotonic() - started}
+            save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, content)
         group.wait()
 
     if state is None:
@@ -186,7 +194,7 @@ def _train(
             mark()
     source.close()  # type: ignore[attr-defined]
     last = {k: v.detach().cpu() for k, v in training.networks[keep].state_dict().items()}
-    return Trained(curve, best or last, last, about)
+    return Trained(curve, best or last, last, about, spent + time.monotonic() - started)
 
 
 def step_seed(seed: int, process: int, iteration: int) -> int:

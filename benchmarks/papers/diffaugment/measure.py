@@ -77,7 +77,7 @@ def _final(
     note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}"
     scores: list[Mapping[str, float]] = [best]
     if run.protocol.repeats > 1:
-        inception, reference = _judges(run, context)
+        inception, reference = _judges(run, context, _before_training(run, context))
         scores = []
         for repeat in range(run.protocol.repeats):
             g = _network(run, trained.best, context.device)
@@ -112,12 +112,12 @@ def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict
     """
     run: Run = context.settings
     scores = []
-    judges = _judges(run, context)
+    judges = _judges(run, context, lambda done, total: context.progress(done, total, "reference features"))
     for repeat in range(run.protocol.repeats):
         g = read_generator(path, run).to(context.device)
         seed = step_seed(context.seed, SAMPLING + 1, repeat)
         scores.append(score(g, run, *judges, seed, context.device))
-        context.progress(repeat + 1, run.protocol.repeats, "measuring")
+        context.progress(repeat + 1, run.protocol.repeats, "evaluations")
     found = {column: [s[column] for s in scores if column in s] for column in ("fid", "is") if column in columns}
     return {column: (float(np.mean(v)), float(np.std(v))) for column, v in found.items() if v}
 
@@ -142,7 +142,8 @@ def train_row(context: Context) -> Trained | None:
     )
     schedule = Schedule(run.iterations, run.snapshot_every, min(1000, run.snapshot_every), run.log_every)
     # Only the main process measures; weights or data that it lacks are told before hours of training.
-    snapshot = partial(_snapshot, run, context, pictures, device, _judges(run, context)) if group.main else None
+    judges = _judges(run, context, _before_training(run, context)) if group.main else None
+    snapshot = partial(_snapshot, run, context, pictures, device, judges) if judges else None
     trained = train(
         lambda: build(run, device, group),
         batches,
@@ -184,14 +185,15 @@ def build(run: Run, device: str, group: Processes) -> Trainable:
     return stylegan2.Training(run.recipe, device, processes=group.count)
 
 
-def _judges(run: Run, context: Context) -> tuple[FeatureNetwork, Gaussian]:
+def _judges(run: Run, context: Context, tell: Callable[[int, int], None]) -> tuple[FeatureNetwork, Gaussian]:
+    """The feature network and the moments of the reference set, which `tell` hears of while they are computed."""
     inception = load_network("inception")
     reference = reference_set(run, context.data or data_folder())
-
-    def tell(done: int, total: int) -> None:
-        context.progress(0, run.iterations, f"reference features {done} of {total}")
-
     return inception, set_moments(reference, inception, MODE, context.device, run.protocol.ddof, tell)
+
+
+def _before_training(run: Run, context: Context) -> Callable[[int, int], None]:
+    return lambda done, total: context.progress(0, run.iterations, f"reference features {done} of {total}")
 
 
 def _snapshot(
