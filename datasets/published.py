@@ -14,14 +14,15 @@ from gengauge.datasets.pictures_set import FolderSet
 from gengauge.datasets.sets import DataNotFound, PictureSet
 from gengauge.datasets.tfrecords import TFRecordSet
 
-_SPLITS = {"cifar10": ("train", "test"), "cifar100": ("train", "test"), "imagenet": ("train", "val")}
+_SPLITS = {"cifar10": ("train", "test"), "cifar100": ("train", "test"), "imagenet": ("train", "test")}
 
 
 def open_set(key: str, root: Path | None, resolution: int, split: str = "train") -> PictureSet:
     """The data set `key` of datasets.catalogue at `resolution` pixels, from the data folder `root`.
 
     Sets without a split but "train" are compared with the very pictures that they are trained on. ImageNet comes as
-    central squares scaled bilinearly, for comparisons; its training crops are random and made by who trains.
+    central squares scaled bilinearly, its "test" being the published validation pictures; crops and scalings of other
+    kinds are made from `FolderSet.original`.
 
     Raises DataNotFound with the catalogue's remedy, KeyError for an unknown key, ValueError for a split or resolution
     that the set does not have and for damaged files.
@@ -79,7 +80,8 @@ def _lsun(entry: DataSet, root: Path, resolution: int, split: str) -> PictureSet
 
 
 def _imagenet(entry: DataSet, root: Path, resolution: int, split: str) -> PictureSet | None:
-    place = next((place / split for place in entry.places(root) if (place / split).is_dir()), None)
+    folder = "train" if split == "train" else "val"  # the labelled pictures that everybody compares with
+    place = next((place / folder for place in entry.places(root) if (place / folder).is_dir()), None)
     if place is None:
         return None
     # The validation pictures are published in one folder without their classes, which comparisons do not need.

@@ -19,7 +19,8 @@ class Batches:
     """Batches of a set in an order (see `datasets/subsets`: a function of length and seed to endless indices).
 
     What batch k holds depends on the seed, k and the batch size only, so a training that resumes sees the pictures that
-    it would have seen. Of several processes each takes its share of the batch. The next batch is read ahead.
+    it would have seen. With `zoom` each picture is a central square of a share of its area drawn from that range, by
+    the set's own `zoomed`. Of several processes each takes its share of the batch. The next batch is read ahead.
     """
 
     def __init__(
@@ -32,13 +33,14 @@ class Batches:
         value_range: tuple[float, float] = (-1.0, 1.0),
         process: int = 0,
         processes: int = 1,
+        zoom: tuple[float, float] | None = None,
     ) -> None:
         if batch % processes:
             raise ValueError(f"a batch of {batch} cannot be shared by {processes} processes; choose a divisor")
         self.pictures, self.order, self.seed, self.batch, self.mirror = pictures, order, seed, batch, mirror
         self.low, self.high = value_range
         self.process, self.processes = process, processes
-        self.labels = pictures.labels
+        self.labels, self.zoom = pictures.labels, zoom
 
     def start(self, iteration: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
         """(reals (batch / processes, 3, R, R), labels (batch / processes,) int64) from an iteration on, without end."""
@@ -53,10 +55,16 @@ class Batches:
                 yield self._to_range(reals.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
     def _read(self, indices: Iterator[int], iteration: int) -> tuple[Tensor, Tensor]:
-        mine = np.fromiter(islice(indices, self.batch), np.int64, self.batch)[self.process :: self.processes]
-        reals = self.pictures.pictures(mine)
+        share = slice(self.process, None, self.processes)
+        mine = np.fromiter(islice(indices, self.batch), np.int64, self.batch)[share]
+        random = np.random.default_rng((self.seed, iteration))
+        flips = random.random(self.batch)[share]
+        if self.zoom is None:
+            reals = self.pictures.pictures(mine)
+        else:
+            areas = random.uniform(*self.zoom, self.batch)[share].tolist()
+            reals = self.pictures.zoomed(mine, areas)  # type: ignore[attr-defined]
         if self.mirror:
-            flips = np.random.default_rng((self.seed, iteration)).random(self.batch)[self.process :: self.processes]
             flip = torch.from_numpy(flips < 0.5).view(-1, 1, 1, 1)
             reals = torch.where(flip, reals.flip(3), reals)
         labels = np.zeros(len(mine), np.int64) if self.labels is None else self.labels[mine]

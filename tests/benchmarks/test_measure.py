@@ -13,17 +13,22 @@ import pytest
 import torch
 from cifar_folder import Tiny, context, write_cifar
 from goldens import load
+from PIL import Image
 from safetensors.torch import save_file
 
+from gengauge.benchmarks.core.experiments import Measurement
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.stream import fingerprint, running_moments, set_moments
 from gengauge.benchmarks.metrics.frechet import fit
 from gengauge.benchmarks.papers.diffaugment import checkpoints, measure
+from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
 from gengauge.benchmarks.papers.diffaugment.rows import IMAGENET, paper_runs
 from gengauge.datasets.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
 from gengauge.datasets.network_pickles import StoredNetwork
+from gengauge.datasets.pictures_set import FolderSet
 from gengauge.datasets.sets import InMemory, Subset
 from gengauge.datasets.subsets import cifar_subset
+from gengauge.reference.diffaugment import recipes
 from gengauge.reference.nets.biggan import BatchNorm, Generator
 from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
 
@@ -213,3 +218,44 @@ def test_the_fingerprint_of_a_set_tells_its_content() -> None:
         fingerprint(InMemory(pixels, np.arange(5) % 2, 2, "a")),
     }
     assert len(names) == 5
+
+
+def test_an_imagenet_row_trains_on_zoomed_squares_and_is_scored_unrounded(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for place in ("train/n01", "train/n02", "val"):
+        folder = tmp_path / "data" / "imagenet" / place
+        folder.mkdir(parents=True)
+        for i in range(3):
+            pixels = random.integers(0, 256, (90 + 10 * i, 150, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    published = paper_runs()["imagenet", "biggan-diffaugment@50pct-data"]
+    recipe = recipes.biggan_imagenet(ch=8)
+    recipe = replace(recipe, batch=2, d_steps=1, policy="translation")
+    run = replace(
+        published,
+        recipe=recipe,
+        iterations=1,
+        snapshot_every=1,
+        log_every=1,
+        protocol=replace(published.protocol, samples=4, batch=2, accumulated=4, repeats=1),
+    )
+    columns = ("fid", "fid_last", "best_iteration")
+    results = list(measure.fill("row", columns, context(run, tmp_path / "data", tmp_path)))
+    final = {r.column: r.value for r in results if isinstance(r, Measurement) and r.step is None}
+    assert set(final) == set(columns)
+    assert all(np.isfinite(value) for value in final.values())
+
+
+def test_imagenet_squares_are_central_and_not_rounded(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[:, 50:150] = 101  # the largest central square
+    pixels[25:75, 75:125] = 202  # the central square of an eighth of the area
+    Image.fromarray(pixels).save(tmp_path / "a" / "0.png")
+    squares = ImageNetSet(FolderSet(tmp_path, 16, class_folders=True), 16)
+    whole, eighth = squares.pictures([0]), squares.zoomed([0], [0.125])
+    assert whole.dtype == torch.float32
+    assert (whole[0, :, 0, 0] == 101).all()
+    assert (whole != 0).all()
+    assert (eighth == 202).all()
+    assert torch.equal(squares.zoomed([0], [1.0]), whole)

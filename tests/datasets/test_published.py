@@ -94,7 +94,7 @@ def test_imagenet_has_class_folders_or_loose_validation_pictures(tmp_path: Path)
     assert (train.labels.tolist(), train.num_classes) == ([0, 1], 2)
     assert values("imagenet", tmp_path, 8) == [40, 0]
     with pytest.raises(DataNotFound):
-        open_set("imagenet", tmp_path, 8, "val")
+        open_set("imagenet", tmp_path, 8, "test")
     picture(tmp_path / "ILSVRC2012" / "val" / "b.png", 2)
-    assert open_set("imagenet", tmp_path, 8, "val").labels is None
-    assert open_set("imagenet", tmp_path, 8, "val").name != train.name
+    assert open_set("imagenet", tmp_path, 8, "test").labels is None
+    assert open_set("imagenet", tmp_path, 8, "test").name != train.name

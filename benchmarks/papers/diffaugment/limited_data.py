@@ -38,7 +38,6 @@ TENSORFLOW = (
 )
 IMAGENET = (
     SNAPSHOT,
-    ("training crop", "a centred square of half to all of the area", "the largest central square"),
     ("subset", "the first N pictures of tfds's order", "the first N of the folders' order"),
     ("batch norm", "over all 2,048 pictures", "over each process's share"),
 )
@@ -61,7 +60,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
     out = []
     for (table, row), run in paper_runs().items():
         published = next(t for t in tables if t.key == table)
-        columns = (*published.columns, *MORE, *(ACCURACY if run.protocol.reference == "test" else ()))
+        columns = (*published.columns, *MORE, *(ACCURACY if run.protocol.d_accuracy else ()))
         keys = tuple(column.key for column in columns)
         scales: dict[Scale, AtScale] = {
             # Days on one GPU; a run that is stopped goes on from its last state.

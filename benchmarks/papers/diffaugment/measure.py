@@ -23,6 +23,7 @@ from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
 from gengauge.benchmarks.metrics.inception_score import inception_score
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.papers.diffaugment.checkpoints import read_generator
+from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
 from gengauge.benchmarks.papers.diffaugment.rows import Protocol, Run
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.batches import Batches
@@ -131,14 +132,13 @@ def train_row(context: Context) -> Trained | None:
     run: Run = context.settings
     group, device = join(context.device)
     root = context.data or data_folder()
-    everything = open_set(run.data, root, run.resolution)
-    pictures = training_set(run, everything)
+    pictures = training_set(run, open_pictures(run, root, "train"))
     config = {"run": {k: v for k, v in asdict(run).items() if k != "iterations"}, "data": fingerprint(pictures)}
     name = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = context.work / f"{run.data}-{name}-seed{context.seed}"
     reals = run.reals_per_iteration
     batches = Batches(
-        pictures, epoch_orders, context.seed, reals, run.mirror, run.value_range, group.index, group.count
+        pictures, epoch_orders, context.seed, reals, run.mirror, run.value_range, group.index, group.count, run.zoom
     )
     schedule = Schedule(run.iterations, run.snapshot_every, min(1000, run.snapshot_every), run.log_every)
     # Only the main process measures; weights or data that it lacks are told before hours of training.
@@ -159,6 +159,12 @@ def train_row(context: Context) -> Trained | None:
     return trained if group.main else None
 
 
+def open_pictures(run: Run, root: Path | None, split: str) -> PictureSet:
+    """A split of a row's data set, prepared as its code base does. Raises DataNotFound."""
+    opened = open_set(run.data, root, run.resolution, split)
+    return ImageNetSet(opened, run.resolution) if run.data == "imagenet" else opened  # type: ignore[arg-type]
+
+
 def training_set(run: Run, everything: PictureSet) -> PictureSet:
     """The pictures that a row trains on, by its code base's rule. Raises ValueError where the set is too small."""
     count = run.count or round(len(everything) * run.fraction)
@@ -166,6 +172,8 @@ def training_set(run: Run, everything: PictureSet) -> PictureSet:
         raise ValueError(f"{everything.name} holds {len(everything)} pictures; this row trains on {count}")
     if count == len(everything):
         return everything
+    if isinstance(everything, ImageNetSet):
+        return ImageNetSet(everything.files, run.resolution, count)
     chosen = cifar_subset(count, len(everything)) if run.subset == "random" else first(count, len(everything))
     return Subset(everything, chosen)
 
@@ -173,8 +181,8 @@ def training_set(run: Run, everything: PictureSet) -> PictureSet:
 def reference_set(run: Run, root: Path | None) -> PictureSet:
     """The pictures that FID compares with."""
     if run.protocol.reference == "test":
-        return open_set(run.data, root, run.resolution, "test")
-    everything = open_set(run.data, root, run.resolution)
+        return open_pictures(run, root, "test")
+    everything = open_pictures(run, root, "train")
     return everything if run.protocol.reference == "all" else training_set(run, everything)
 
 
@@ -204,7 +212,7 @@ def _snapshot(
     judges: tuple[FeatureNetwork, Gaussian],
     training: Trainable,
 ) -> Snapshot:
-    held_out = reference_set(run, context.data or data_folder()) if run.protocol.reference == "test" else None
+    held_out = reference_set(run, context.data or data_folder()) if run.protocol.d_accuracy else None
 
     def measure(iteration: int) -> dict[str, float]:
         seed = step_seed(context.seed, SAMPLING, iteration)

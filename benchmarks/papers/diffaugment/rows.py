@@ -23,7 +23,7 @@ class Protocol:
     pictures themselves. `statistics` says where the generator's batch norms take theirs: from the batch (training
     mode, the BigGAN code), or from an accumulation over `accumulated` samples (compare_gan); StyleGAN2 has none.
     `rounded` pictures are grey levels, the others real numbers. The best snapshot by FID, chosen on the reported metric
-    as published, is measured `repeats` times.
+    as published, is measured `repeats` times. With `d_accuracy` the discriminator is judged on training and test pictures.
     """
 
     samples: int
@@ -37,6 +37,7 @@ class Protocol:
     repeats: int = 1
     accumulated: int = 0
     inception_score: bool = True
+    d_accuracy: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Run:
     """The training that fills one row: data, subset, recipe, schedule in iterations, protocol.
 
     `fraction` of the pictures, or `count` of them where the table names a number; `subset` is the code base's rule.
+    `zoom` is the range of the share of its area that a training picture keeps, None for the whole picture.
     """
 
     data: str
@@ -57,6 +59,7 @@ class Run:
     subset: Literal["random", "first"] = "first"
     mirror: bool = True
     value_range: tuple[float, float] = (-1.0, 1.0)
+    zoom: tuple[float, float] | None = None
     log_every: int = 100
     dtype: str = "float32"
 
@@ -66,8 +69,10 @@ class Run:
         return self.recipe.batch * (self.recipe.d_steps if isinstance(self.recipe, biggan.Recipe) else 1)
 
 
-CIFAR_BIGGAN = Protocol(samples=10_000, batch=50, reference="test", statistics="batch", repeats=5)
-CIFAR_STYLEGAN2 = Protocol(samples=10_000, batch=50, reference="test", statistics="none", is_borders="even", repeats=5)
+CIFAR_BIGGAN = Protocol(samples=10_000, batch=50, reference="test", statistics="batch", repeats=5, d_accuracy=True)
+CIFAR_STYLEGAN2 = Protocol(
+    samples=10_000, batch=50, reference="test", statistics="none", is_borders="even", repeats=5, d_accuracy=True
+)
 FULL_SET = Protocol(samples=50_000, batch=32, reference="all", statistics="none", inception_score=False)
 LOW_SHOT = Protocol(samples=5_000, batch=32, reference="train", statistics="none", inception_score=False)
 IMAGENET = Protocol(
@@ -200,7 +205,7 @@ def imagenet(fraction: float, augmented: bool) -> Run:
     if augmented:
         recipe = replace(recipe, policy="translation", d_lr=4e-4 if fraction == 1 else 2e-4)
     iterations = {1.0: 250_000, 0.5: 150_000, 0.25: 60_000}[fraction]
-    return Run("imagenet", 128, recipe, iterations, 2500, IMAGENET, fraction, value_range=(0.0, 1.0))
+    return Run("imagenet", 128, recipe, iterations, 2500, IMAGENET, fraction, value_range=(0.0, 1.0), zoom=(0.5, 1.0))
 
 
 def small_runs() -> dict[tuple[str, str], Run]:
