@@ -42,6 +42,12 @@ def device_name(device: str) -> str:
     return f"{device} ({_processor()})"
 
 
+def exact_float32() -> None:
+    """Makes a GPU's float32 products float32: torch lets its convolutions round to TF32 unless it is told not to."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def available_cores() -> int:
     """Cores that this process may run on; a container's share of their time is not seen here."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from gengauge.benchmarks.core.experiments import Context
 from gengauge.benchmarks.core.experiments import Progress as Tell
 from gengauge.benchmarks.jobs import Job
+from gengauge.benchmarks.machine import exact_float32
 
 
 def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> list[str]:
@@ -47,5 +48,6 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> list[str]:
 def context_of(job: Job, work: Path, tell: Tell, seed: int | None = None) -> Context:
     """What a job's experiment is given outside of a run, with the threads that it is declared with."""
     _, at = job.declared()
+    exact_float32()
     torch.set_num_threads(at.threads)
     return Context(at.settings, job.seed if seed is None else seed, job.scale, job.device, job.data, work, tell)

@@ -22,7 +22,7 @@ from gengauge.benchmarks.core.experiments import Context, Experiment, Measuremen
 from gengauge.benchmarks.core.records import Record, Status, ended_well
 from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.jobs import Job
-from gengauge.benchmarks.machine import device_name, utc_now, versions
+from gengauge.benchmarks.machine import device_name, exact_float32, utc_now, versions
 from gengauge.benchmarks.pictures import write_png
 from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.weights import WeightsNotFound
@@ -130,6 +130,7 @@ def _check_complete(job: Job, measurements: list[Measurement]) -> None:
 
 def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
     experiment, at = job.declared()
+    exact_float32()
     torch.set_num_threads(at.threads)
     torch.manual_seed(job.seed)
 

@@ -27,7 +27,7 @@ def gengauge(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False)
 
 
-@pytest.mark.parametrize("command", ["list", "run", "train", "report", "eval", "doctor"])
+@pytest.mark.parametrize("command", ["list", "run", "train", "measure", "report", "eval", "zoo", "doctor"])
 def test_every_help_ends_with_an_example(command: str) -> None:
     text = call(command, "--help").stdout
     assert f"Example: gengauge {command}" in text
@@ -104,7 +104,30 @@ def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
     result = call("run", "sige", "--device", "cpu")
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
-    assert call("run", "diffaugment", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
+    assert call("run", "cut", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
+
+
+def test_rows_without_their_data_are_unavailable_and_say_how_to_get_it(tmp_path: Path) -> None:
+    target = "diffaugment/low-shot/stylegan2-no-pre-training@100-shot-panda"
+    options = ["--scale", "paper", "--device", "cpu", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = gengauge("run", target, *options)
+    assert done.returncode == cli.UNAVAILABLE, done.stdout + done.stderr
+    frame = read_records(tmp_path / "out")
+    assert set(frame["status"]) == {"unavailable"}
+    assert frame["reason"].str.contains("data-efficient-gans").all()
+    done = gengauge("train", target, *options)
+    assert done.returncode == cli.UNAVAILABLE
+    assert "data-efficient-gans" in done.stderr
+    (tmp_path / "G.pth").write_text("")
+    done = gengauge("measure", target, str(tmp_path / "G.pth"), "--device", "cpu", "--data", str(tmp_path))
+    assert done.returncode == cli.UNAVAILABLE
+
+
+def test_training_that_a_row_does_not_have_is_said(tmp_path: Path) -> None:
+    done = gengauge("train", "diffaugment/checks", "--scale", "quick", "--device", "cpu", "--out", str(tmp_path))
+    assert done.returncode == 0
+    assert done.stdout.count("trains nothing that outlives its job") == 3
+    assert "0 trained" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ class Protocol:
     pictures themselves. `statistics` says where the generator's batch norms take theirs: from the batch (training
     mode, the BigGAN code), or from an accumulation over `accumulated` samples (compare_gan); StyleGAN2 has none.
     `rounded` pictures are grey levels, the others real numbers. The best snapshot by FID, chosen on the reported metric
-    as published, is measured `repeats` times. With `d_accuracy` the discriminator is judged on training and test pictures.
+    as published, is measured `repeats` times. With `d_accuracy` D is judged on training and test pictures too.
     """
 
     samples: int
