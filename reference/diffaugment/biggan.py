@@ -165,6 +165,7 @@ class Training:
         device: str = "cpu",
         networks: tuple[nn.Module, nn.Module] | None = None,
         processes: int = 1,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self.recipe, self.device, self.iteration = recipe, device, 0
         self.batch = recipe.batch // processes
@@ -172,7 +173,7 @@ class Training:
         # The average too works in training mode, by the batch's statistics, as the published evaluation does.
         self.networks = {"G": g, "D": d, "G_ema": copy.deepcopy(g).requires_grad_(False)}
         for network in self.networks.values():
-            network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            network.to(device, memory_format=memory_format).train()  # type: ignore[call-overload]
         rates = {"G": recipe.g_lr, "D": recipe.d_lr}
         self.optimisers = {
             name: torch.optim.Adam(self.networks[name].parameters(), rate, recipe.betas, recipe.adam_eps, fused=True)

@@ -199,12 +199,13 @@ class Training:
         device: str = "cpu",
         networks: tuple[Generator, Discriminator] | None = None,
         processes: int = 1,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         self.recipe, self.device, self.iteration = recipe, device, 0
         self.batch = recipe.batch // processes
         g, d = networks or recipe.networks()
         for network in (g, d):
-            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.g, self.d = g.train(), d.train()
         self.g_ema = copy.deepcopy(g).eval().requires_grad_(False)
         self.networks: dict[str, nn.Module] = {"G": self.g, "D": self.d, "G_ema": self.g_ema}

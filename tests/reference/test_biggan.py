@@ -97,3 +97,15 @@ def test_each_placement_augments_what_it_says(place: placement.Placement, monkey
 def test_the_average_copies_before_its_start_but_not_at_first() -> None:
     recipe = biggan.Recipe(ema_start=3)
     assert [biggan.ema_decay(recipe, i) for i in range(5)] == [0.9999, 0.0, 0.0, 0.9999, 0.9999]
+
+
+def test_the_memory_layout_changes_rounding_only() -> None:
+    recipe = replace(recipes.biggan_cifar(ch=4), batch=4, d_steps=1, policy="translation,cutout")
+    reals = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    losses = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        torch.manual_seed(0)
+        training = biggan.Training(recipe, memory_format=layout)
+        losses.append(training.step(reals, torch.arange(4), torch.Generator().manual_seed(1)))
+    for name, value in losses[0].items():
+        assert torch.isclose(value, losses[1][name], rtol=1e-5, atol=1e-6)

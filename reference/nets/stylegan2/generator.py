@@ -28,6 +28,7 @@ class SynthesisLayer(nn.Module):
 
     resample_filter: Tensor
     noise_const: Tensor
+    fused = False  # see `modulated_conv2d`
 
     def __init__(
         self,
@@ -80,12 +81,15 @@ class SynthesisLayer(nn.Module):
             up=self.up,
             padding=1,
             flip_weight=self.up == 1,
+            fused=self.fused,
         )
         return activate(x, self.bias, self.activation, gain, self.conv_clamp)
 
 
 class ToRGBLayer(nn.Module):
     """A modulated 1x1 convolution to pictures, without demodulation."""
+
+    fused = False
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, conv_clamp: float | None = None) -> None:
         super().__init__()
@@ -97,7 +101,8 @@ class ToRGBLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         # A 1x1 kernel needs no filter; the argument's values are not looked at.
-        x = modulated_conv2d(x, self.weight, self.affine(w) * self.weight_gain, self.weight[0, 0], demodulate=False)
+        styles = self.affine(w) * self.weight_gain
+        x = modulated_conv2d(x, self.weight, styles, self.weight[0, 0], demodulate=False, fused=self.fused)
         return activate(x, self.bias, "linear", 1.0, self.conv_clamp)
 
 

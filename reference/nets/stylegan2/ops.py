@@ -150,11 +150,13 @@ def modulated_conv2d(
     padding: int = 0,
     demodulate: bool = True,
     flip_weight: bool = True,
+    fused: bool = False,
 ) -> Tensor:
     """A convolution whose kernel each picture scales by its style, then normalises (equations 1 and 3).
 
     x (N, I, H, W), weight (O, I, k, k), styles (N, I), noise broadcast to the output. Scaling the input and the output
-    instead of the kernel gives the same and shares one kernel among the pictures.
+    instead of the kernel gives the same and shares one kernel among the pictures; `fused` makes a kernel a picture, as
+    the port does outside of training, with its rounding.
     """
     if x.dtype == torch.float16 and demodulate:
         # Keeps half precision from overflowing; demodulation cancels both factors.
@@ -162,6 +164,22 @@ def modulated_conv2d(
             1 / math.sqrt(weight[0].numel()) / weight.flatten(1).norm(math.inf, dim=1)[:, None, None, None]
         )
         styles = styles / styles.norm(math.inf, dim=1, keepdim=True)
+    if fused:
+        kernels = weight * styles[:, None, :, None, None]
+        if demodulate:
+            kernels = kernels * (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        n, size = len(x), x.shape[2:]
+        x = conv2d_resample(
+            x.reshape(1, -1, *size),
+            kernels.flatten(0, 1).to(x.dtype),
+            f,
+            up=up,
+            padding=padding,
+            groups=n,
+            flip_weight=flip_weight,
+        )
+        x = x.view(n, -1, *x.shape[2:])
+        return x if noise is None else x + noise.to(x.dtype)
     scale = None
     if demodulate:
         # The squared norm of each modulated kernel, without forming the kernels.
