@@ -124,10 +124,9 @@ def compose(frame: pd.DataFrame, papers: Sequence[Paper]) -> Report:
         mine = frame[frame["paper"] == paper.key]
         if mine.empty:
             continue
-        measured = tuple(
-            _measured_table(paper, str(table), group, part)
-            for (table, *group), part in mine.groupby(["table", *GROUP], sort=False)
-        )
+        order = {table.key: i for i, table in enumerate(paper.tables)}
+        groups = sorted(mine.groupby(["table", *GROUP], sort=False), key=lambda item: order[str(item[0][0])])
+        measured = tuple(_measured_table(paper, str(table), group, part) for (table, *group), part in groups)
         about = tuple(text for scale, text in paper.about.items() if scale in set(mine["scale"]))
         sections.append(PaperSection(paper, about, measured))
     return Report(_summary(frame, sections), tuple(sections))

@@ -69,7 +69,7 @@ def comparison(table: MeasuredTable, name: str) -> str | None:
         axes[0].set_yticks(range(len(table.rows)), [short(label) for _, label in table.rows])
         axes[0].invert_yaxis()
 
-    return _svg(draw, (2.4 + 1.9 * len(columns), 0.9 + 0.42 * len(table.rows)), name)
+    return _svg(draw, (max(8.0, 2.4 + 1.9 * len(columns)), 0.9 + 0.42 * len(table.rows)), name)
 
 
 def curves(table: MeasuredTable, name: str) -> str | None:

@@ -21,7 +21,8 @@ PAPER = Paper(
         "(translation and cutout) at the four places of the paper's ablation. It shows whether the discriminator "
         "memorises, whether augmentations leak and whether the samples come closer to fresh pictures. It does not "
         "show the paper's FID: network, pictures, schedule and sample count are others. Nor does it rank the "
-        "placements by FID: after so few steps any augmentation of what D sees helps a baseline that memorises.",
+        "placements by FID: after so few steps any augmentation of what D sees helps a baseline that memorises. "
+        "The full networks train a few steps at small width, as a check that they do and that they resume exactly.",
         "small": "BigGAN at half its width and with a short schedule, on the published subsets of CIFAR-10. Which of "
         "two rows is lower may be compared; the numbers themselves are no reproduction.",
         "paper": "Each row is trained by its recipe to the end of its schedule, measured by its table's own protocol "

@@ -24,7 +24,7 @@ from gengauge.reference.diffaugment import biggan, recipes, stylegan2
 
 RESOLUTION = 32
 COLUMNS = (
-    Column("resume_difference", "Largest difference of a loss after a stop and a resumption, 0 for none", "1", "lower"),
+    Column("resume_difference", "Largest difference of a loss after a stop and a resumption, 0 for none", "1", "none"),
     Column(
         "iteration_seconds", "Mean time of one iteration at this small width and batch, states included", "s", "none"
     ),
