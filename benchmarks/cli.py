@@ -164,7 +164,10 @@ def run_command(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Jobs side by side; by default one a core (at most 8), on a GPU one.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Your pictures, or the folder of published data sets.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="At quick your pictures; else the folder of data sets, by default $GENGAUGE_DATA."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default out/SCALE.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished jobs.")] = False,
     dry_run: Annotated[
@@ -219,9 +222,13 @@ def run_command(
 def train_command(
     targets: Annotated[list[str], typer.Argument(metavar="PAPER/TABLE/ROW...", help="Whose networks to train.")],
     scale: Annotated[ScaleName, typer.Option(help="small: one GPU; paper: as published.")] = ScaleName.small,
-    seed: Annotated[int, typer.Option(min=0, help="The seed.")] = 0,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of each row; by default what its verdict needs.")
+    ] = None,
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
-    data: Annotated[Path | None, typer.Option(help="The folder of published data sets.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of published data sets; by default $GENGAUGE_DATA.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder, that of `run`; by default out/SCALE.")] = None,
 ) -> None:
     """Train the networks of rows, and measure their snapshots, without filling the table: `run` then finds them done.
@@ -235,14 +242,18 @@ def train_command(
     console = Console()
     size: Scale = scale.value
     folder = out or Path("out") / size
-    chosen = [job for job in select(SOURCES, targets, size, seed + 1, _device(device), data) if job.seed == seed]
+    chosen = select(SOURCES, targets, size, seeds, _device(device), data)
     if not chosen:
         console.print(f"nothing of {', '.join(targets)} runs at scale {size}; see `gengauge list`", style="yellow")
         raise typer.Exit(UNAVAILABLE)
-    idle = train_rows(chosen, folder, console)
-    for name in idle:
-        console.print(f"{name} trains nothing that outlives its job; `gengauge run` does it", markup=False)
-    console.print(f"{len(chosen) - len(idle)} trained, in {folder / 'training'}", highlight=False)
+    wrong = train_rows(chosen, folder, console)
+    for name, error in wrong.items():
+        told = "trains nothing that outlives its job; `gengauge run` does it" if error is None else str(error)
+        console.print(f"{name}: {told}", style=None if error is None else "red", markup=False)
+    console.print(f"{len(chosen) - len(wrong)} trained, in {folder / 'training'}", highlight=False)
+    errors = [error for error in wrong.values() if error is not None]
+    if errors:
+        raise typer.Exit(UNAVAILABLE if all(hasattr(error, "remedy") for error in errors) else FAILED)
 
 
 @app.command(
@@ -252,7 +263,10 @@ def train_command(
 )
 def measure_command(
     target: Annotated[str, typer.Argument(metavar="PAPER/TABLE/ROW", help="The row whose protocol measures.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The generator: a published .pth or .pkl, or a training state.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="A published .pth or .pkl, or a training's state.safetensors (its best)."),
+    ],
     scale: Annotated[ScaleName, typer.Option(help="paper: the published protocol.")] = ScaleName.paper,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the samples.")] = 0,
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
@@ -452,7 +466,9 @@ def _printed(n: PublishedNumber | None) -> str:
 
 def _print_plans(console: Console, plans: list[JobPlan]) -> None:
     for p in plans:
-        console.print(f"\n[bold]{p.title}[/]: {p.seeds} seeds, fills {', '.join(p.rows)}", highlight=False)
+        console.print(
+            f"\n[bold]{p.title}[/]: {p.seeds} seed{'s' * (p.seeds != 1)}, fills {', '.join(p.rows)}", highlight=False
+        )
         for network in p.networks:
             console.print(
                 f"  network  {network.name}: {network.parameters:,} parameters, {network.macs:,} MACs a forward pass",

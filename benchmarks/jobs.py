@@ -16,6 +16,7 @@ import gengauge.reference
 from gengauge.benchmarks.core.experiments import AtScale, Experiment, Paper, Scale
 from gengauge.benchmarks.core.version import __version__
 from gengauge.benchmarks.machine import source_digest, versions
+from gengauge.datasets.catalogue import data_folder
 from gengauge.datasets.weights import overrides
 
 WORLD = "embedded world"
@@ -69,7 +70,8 @@ def select(
 
     A target is `PAPER`, `PAPER/TABLE` or `PAPER/TABLE/ROW`, by key. An experiment that fills several rows runs where
     one of them is asked for. Seeds are 0 to `seeds` - 1, by default as many as the experiment declares; first all
-    experiments at seed 0, then at seed 1, so that a run cut short has something of everything.
+    experiments at seed 0, then at seed 1, so that a run cut short has something of everything. Beyond quick scale the
+    data are by default those of $GENGAUGE_DATA.
 
     Raises ValueError for a target that names nothing, listing what there is, and for data that an experiment refuses.
     """
@@ -88,16 +90,31 @@ def select(
         for experiment in paper.experiments:
             if (not table or experiment.table == table) and (not row or row in experiment.rows):
                 chosen[key, experiment.key] = (source, experiment)
-    code, identity = code_version(), data_identity(data)
+    if data is not None and not data.exists():
+        raise FileNotFoundError(f"--data {data}: there is no such file or folder")
+    if data is None and scale != "quick":  # quick has the embedded world
+        data = data_folder()
+    code = code_version()
+    identities: dict[Path | None, str] = {}
+
+    def identity(at: AtScale, experiment: Experiment) -> str:
+        part = data if data is None or experiment.reads is None else experiment.reads(at.settings, data)
+        if part is None and data is not None:
+            return f"nothing of it in {data.resolve().name}"
+        if part not in identities:
+            identities[part] = data_identity(part)
+        return identities[part]
+
     jobs = []
     for source, experiment in chosen.values():
         at = experiment.scales.get(scale)
         if at is None:
             continue
         experiment.check(at.settings, data)
+        name = identity(at, experiment)
         for seed in range(at.seeds if seeds is None else seeds):
-            digest = _digest(source, experiment, at, seed, scale, device, identity, code)
-            jobs.append(Job(source, experiment.key, seed, scale, device, data, identity, code, digest))
+            digest = _digest(source, experiment, at, seed, scale, device, name, code)
+            jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest))
     return sorted(jobs, key=lambda job: job.seed)
 
 

@@ -10,18 +10,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gengauge.benchmarks.core.experiments import Context
+from gengauge.benchmarks.core.experiments import Context, Unavailable
 from gengauge.benchmarks.core.experiments import Progress as Tell
 from gengauge.benchmarks.jobs import Job
 from gengauge.benchmarks.machine import exact_float32
 
 
-def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> list[str]:
-    """Trains each job's experiment where `run` will find it, and returns the names of those that train nothing.
+def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Exception | None]:
+    """Trains each job's experiment where `run` will find it; what went wrong by name, None for a job without training.
 
-    Under a launcher every process calls this; only the first shows progress. Raises what the trainings raise.
+    One that goes wrong does not keep the others from their turn. Under a launcher every process calls this; only the
+    first shows progress.
     """
-    idle = []
+    wrong: dict[str, Exception | None] = {}
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,15 +35,18 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> list[str]:
         for job in jobs:
             experiment, _ = job.declared()
             if experiment.train is None:
-                idle.append(str(job))
+                wrong[str(job)] = None
                 continue
             task = progress.add_task(str(job), total=1)
 
             def tell(done: int, total: int, doing: str, task: int = task, job: Job = job) -> None:
                 progress.update(task, completed=done, total=total, description=f"{job}: {doing}")  # type: ignore[arg-type]
 
-            experiment.train(context_of(job, out / "training", tell))
-    return idle
+            try:
+                experiment.train(context_of(job, out / "training", tell))
+            except (Unavailable, OSError, ValueError, RuntimeError) as error:
+                wrong[str(job)] = error
+    return wrong
 
 
 def context_of(job: Job, work: Path, tell: Tell, seed: int | None = None) -> Context:

@@ -138,7 +138,8 @@ class Experiment:
 
     `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
     from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine. `check`
-    looks at the user's data before any job starts and raises ValueError for what the experiment cannot use. `train` is
+    looks at the user's data before any job starts and raises ValueError for what the experiment cannot use. `reads`
+    tells which part of a folder of data sets it reads (None: the part is not there), by default all of it. `train` is
     the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. `measure` gives mean
     and standard deviation of what a network in the user's file has by the same protocol, for `gengauge measure`.
     """
@@ -152,6 +153,7 @@ class Experiment:
     check: Callable[[Any, Path | None], None] = lambda settings, data: None
     protocol: tuple[tuple[str, str, str], ...] = ()
     timed: bool = False
+    reads: Callable[[Any, Path], Path | None] | None = None
     train: Callable[[Context], object] | None = None
     measure: Callable[[Context, Path], Mapping[str, tuple[float, float]]] | None = None
 

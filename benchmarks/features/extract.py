@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gengauge.benchmarks.features.networks import FeatureNetwork
-from gengauge.benchmarks.features.resize import Mode, resizer
+from gengauge.benchmarks.features.resize import Mode, resize_tensorflow, resizer
 from gengauge.datasets.folder import read_picture
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +51,13 @@ def extract(
     out = np.empty((len(pictures), network.dimensions), np.float32)
     workers = torch.get_num_threads()
 
+    # TensorFlow's resizing is a part of its graph: whole batches go through it on the device.
+    on_device = isinstance(pictures, Tensor) and mode == "legacy_tensorflow"
+
     def prepare(start: int) -> Tensor:
+        if on_device:
+            assert isinstance(pictures, Tensor)
+            return pictures[start : start + batch]
         read = [_pixels(pictures, i) for i in range(start, min(start + batch, len(pictures)))]
         return torch.from_numpy(np.stack([resize(picture) for picture in read]))
 
@@ -61,8 +67,10 @@ def extract(
         ThreadPoolExecutor(workers) as pool,
     ):
         for start, grey in _ahead(pool, workers, prepare, range(0, len(pictures), batch)):
+            x = grey.to(device)
             # (N, H, W, 3) in memory, seen as (N, 3, H, W), is channels_last without a copy.
-            x = network.normalise(grey.to(device).permute(0, 3, 1, 2), mode)
+            x = resize_tensorflow(x, network.size) if on_device else x.permute(0, 3, 1, 2)
+            x = network.normalise(x, mode).contiguous(memory_format=torch.channels_last)
             features = module(x)
             if not torch.isfinite(features).all():
                 raise ValueError(f"features of pictures {start} to {start + len(x) - 1} are not finite")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from cleanfid.resize import build_resizer, make_resizer
+from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]
@@ -28,29 +30,39 @@ def resizer(mode: Mode, size: int) -> Callable[[Array], Array]:
         )
     if mode == "legacy_tensorflow":
         # clean-fid leaves this one to its TorchScript file, which resizes inside and cannot be had without it.
-        return _checked(lambda picture: resize_tensorflow(picture, size), ("uint8", "float32"))
+        return _checked(lambda picture: _one(picture, size))
     raise ValueError(f"there is no resizing {mode!r}; there are {', '.join(MODES)}")
 
 
-def resize_tensorflow(picture: Array, size: int) -> Array:
-    """TensorFlow 1's `resize_bilinear` with its defaults: output pixel i reads at i * length / size, edges repeated."""
-    rows, row_weight = _taps(picture.shape[0], size)
-    columns, column_weight = _taps(picture.shape[1], size)
-    x = picture.astype(np.float32)
-    x = x[rows[0]] + (x[rows[1]] - x[rows[0]]) * row_weight[:, None, None]
-    return x[:, columns[0]] + (x[:, columns[1]] - x[:, columns[0]]) * column_weight[None, :, None]
+def resize_tensorflow(pictures: Tensor, size: int) -> Tensor:
+    """TensorFlow 1's `resize_bilinear` with its defaults: output pixel i reads at i * length / size, edges repeated.
+
+    pictures (N, C, H, W) of any numbers to float32 (N, C, size, size), on their device.
+    """
+    x = pictures.float()
+    for dimension in (2, 3):
+        low, high, weight = _taps(x.shape[dimension], size, x.device)
+        weight = weight.view(-1, 1) if dimension == 2 else weight
+        first = x.index_select(dimension, low)
+        x = first + (x.index_select(dimension, high) - first) * weight
+    return x
 
 
-def _taps(length: int, size: int) -> tuple[tuple[Array, Array], Array]:
-    position = np.arange(size, dtype=np.float32) * np.float32(length / size)
-    low = np.floor(position).astype(np.int64)
-    return (low, np.minimum(low + 1, length - 1)), (position - low).astype(np.float32)
+def _taps(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    position = torch.arange(size, dtype=torch.float32, device=device) * float(np.float32(length / size))
+    low = position.floor().long()
+    return low, (low + 1).clamp(max=length - 1), position - low
 
 
-def _checked(function: Callable[[Array], Array], kinds: tuple[str, ...] = ("uint8",)) -> Callable[[Array], Array]:
+def _one(picture: Array, size: int) -> Array:
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    return resize_tensorflow(pixels, size)[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _checked(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     def resize(picture: Array) -> Array:
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name not in kinds:
-            raise ValueError(f"a picture is (H, W, 3) {' or '.join(kinds)}, not {picture.shape} {picture.dtype}")
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise ValueError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}")
         return function(picture)
 
     return resize

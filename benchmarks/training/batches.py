@@ -19,8 +19,9 @@ class Batches:
     """Batches of a set in an order (see `datasets/subsets`: a function of length and seed to endless indices).
 
     What batch k holds depends on the seed, k and the batch size only, so a training that resumes sees the pictures that
-    it would have seen. With `zoom` each picture is a central square of a share of its area drawn from that range, by
-    the set's own `zoomed`. Of several processes each takes its share of the batch. The next batch is read ahead.
+    it would have seen. With `zoom` each picture is a central square whose side is a share, drawn from that range, of
+    the largest one's, by the set's own `zoomed`. Of several processes each takes its share of the batch. The next batch
+    is read ahead.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class Batches:
         if self.zoom is None:
             reals = self.pictures.pictures(mine)
         else:
-            areas = random.uniform(*self.zoom, self.batch)[share].tolist()
-            reals = self.pictures.zoomed(mine, areas)  # type: ignore[attr-defined]
+            sides = random.uniform(*self.zoom, self.batch)[share].tolist()
+            reals = self.pictures.zoomed(mine, sides)  # type: ignore[attr-defined]
         if self.mirror:
             flip = torch.from_numpy(flips < 0.5).view(-1, 1, 1, 1)
             reals = torch.where(flip, reals.flip(3), reals)

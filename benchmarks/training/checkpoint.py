@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 KEPT = 2
+_DAMAGE = (OSError, ValueError, KeyError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,38 @@ def save(folder: Path, iteration: int, tensors: Mapping[str, Tensor], about: Map
 
 
 def load_newest(folder: Path) -> State | None:
-    """The newest state that is whole, None where there is none; a damaged one is named in a warning and passed over."""
+    """The newest state, None where there is none. Damaged ones must have been set aside (`tidy`)."""
+    steps = _steps(folder)
+    return _read(steps[-1]) if steps else None
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a kill left half written, and sets damaged states aside as `damaged-step-...`.
+
+    For the one process that may write. A damaged state left in place would count as one of the newest.
+    """
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for step in reversed(_steps(folder)):
+    for step in _steps(folder):
         try:
-            about = json.loads((step / "about.json").read_text())
-            file = step / "state.safetensors"
-            if _digest(file) != about["sha256"]:
-                raise ValueError("the tensors are not those that were written")
-            return State(load_file(file), about)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            warnings.warn(f"{step} is damaged ({error}); training goes on from the state before it", stacklevel=2)
-    return None
+            _read(step)
+        except _DAMAGE as error:
+            aside = folder / f"damaged-{step.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            step.replace(aside)
+            warnings.warn(
+                f"{step} is damaged ({error}) and was set aside as {aside.name}; training goes on from the state "
+                "before it, or anew where there is none",
+                stacklevel=2,
+            )
+
+
+def _read(step: Path) -> State:
+    about = json.loads((step / "about.json").read_text())
+    file = step / "state.safetensors"
+    if _digest(file) != about["sha256"]:
+        raise ValueError("the tensors are not those that were written")
+    return State(load_file(file), about)
 
 
 def gather(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gengauge.benchmarks.machine import utc_now, versions
 from gengauge.benchmarks.training.batches import Batches
-from gengauge.benchmarks.training.checkpoint import gather, load_newest, save, scatter
+from gengauge.benchmarks.training.checkpoint import gather, load_newest, save, scatter, tidy
 from gengauge.benchmarks.training.processes import Processes
 
 Curve = list[dict[str, float]]
@@ -93,6 +93,7 @@ def train(
     keep: str = "G_ema",
     processes: Processes | None = None,
     tell: Tell = lambda done, total, doing: None,
+    code: str = "",
 ) -> Trained:
     """Trains to the end of the schedule, from the newest state in `folder` where there is one.
 
@@ -116,7 +117,8 @@ def train(
             tell(0, schedule.iterations, f"waiting for another process that trains in {folder}")
             lock.acquire()
     try:
-        return _train(build, batches, folder, schedule, config, seed, device, snapshot, metric, keep, group, tell)
+        group.wait()  # until the first process holds the lock, nobody reads a state
+        return _train(build, batches, folder, schedule, config, seed, device, snapshot, metric, keep, group, tell, code)
     finally:
         lock.release()
 
@@ -134,6 +136,7 @@ def _train(
     keep: str,
     group: Processes,
     tell: Tell,
+    code: str,
 ) -> Trained:
     torch.manual_seed(seed)  # networks are built from the global generator, alike in all processes
     training = build()
@@ -141,9 +144,18 @@ def _train(
     curve: Curve = []
     best: dict[str, Tensor] = {}
     started, spent = time.monotonic(), 0.0
+    if group.main:
+        tidy(folder)
+    group.wait()
     state = load_newest(folder)
     group.wait()  # all look before the first writes
-    about: dict[str, Any] = {"config": config, "versions": versions(), "begun": utc_now()}
+    about: dict[str, Any] = {
+        "config": config,
+        "versions": versions(),
+        "begun": utc_now(),
+        "processes": group.count,
+        "code": [code],
+    }
     if state is not None:
         if state.about["config"] != config:
             raise ValueError(f"{folder} holds a training of another configuration; choose another folder")
@@ -152,8 +164,15 @@ def _train(
         scatter(state.tensors, training.networks, training.optimisers, training.scalars())
         training.iteration, curve = state.about["iteration"], state.about["curve"]
         best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
-        about = {key: state.about[key] for key in ("config", "versions", "begun")}
+        about = {key: state.about[key] for key in about}
         spent = state.about["seconds"]
+        if training.iteration < schedule.iterations:
+            if about["processes"] != group.count:
+                raise ValueError(
+                    f"{folder} was begun by {about['processes']} processes, whose batch norms see their share of a "
+                    f"batch; go on with as many, not {group.count}"
+                )
+            about["code"] = list(dict.fromkeys([*about["code"], code]))
     log = _Log(folder / "log.jsonl", training.iteration, group.main)
     generator = torch.Generator(device)
     source = batches.start(training.iteration, device)
@@ -164,6 +183,7 @@ def _train(
         nonlocal best
         here = training.iteration
         if group.main:
+            check_finite(here, losses)  # a state that went wrong must not be gone on from
             if (
                 measure is not None
                 and schedule.snapshot_at(here)
@@ -171,15 +191,16 @@ def _train(
             ):
                 tell(here, total, f"snapshot at iteration {here}")
                 point = {"iteration": float(here), **measure(here)}
-                earlier = [p[metric] for p in curve if metric in p]
+                earlier = [p[metric] for p in curve if metric in p and math.isfinite(p[metric])]
                 curve.append(point)
-                if metric in point and point[metric] < min(earlier, default=math.inf):
+                if point.get(metric, math.nan) < min(earlier, default=math.inf):
                     best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
             tensors = gather(training.networks, training.optimisers, training.scalars())
             content = {**about, "curve": curve, "seconds": spent + time.monotonic() - started}
             save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, content)
         group.wait()
 
+    losses: dict[str, Tensor] = {}
     if state is None:
         mark()
     while training.iteration < total:
@@ -202,6 +223,14 @@ def step_seed(seed: int, process: int, iteration: int) -> int:
     return int(np.random.SeedSequence((seed, process, iteration)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def check_finite(iteration: int, losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Losses as numbers. Raises Diverged where one is not finite."""
+    values = {name: float(value) for name, value in losses.items()}
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise Diverged(f"the training diverged: {bad[0]} is {values[bad[0]]} at iteration {iteration}")
+    return values
+
+
 class _Log:
     """Losses as JSON lines; of a training that resumes, lines after its state are dropped."""
 
@@ -214,9 +243,7 @@ class _Log:
             hidden.replace(path)
 
     def write(self, iteration: int, losses: Mapping[str, Tensor]) -> None:
-        values = {name: float(value) for name, value in losses.items()}
-        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            raise Diverged(f"the training diverged: {bad[0]} is {values[bad[0]]} at iteration {iteration}")
+        values = check_finite(iteration, losses)
         if self.main:
             with self.path.open("a") as stream:
                 stream.write(json.dumps({"iteration": iteration, **values}) + "\n")

@@ -53,4 +53,5 @@ def join(device: str) -> tuple[Processes, str]:
     # The main process measures snapshots while the others wait, longer than the usual limit.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[patience])
-    return Processes(accelerator.process_index, accelerator.num_processes, accelerator), str(accelerator.device)
+    # Accelerate made this process's GPU the current one, which "cuda" means.
+    return Processes(accelerator.process_index, accelerator.num_processes, accelerator), accelerator.device.type

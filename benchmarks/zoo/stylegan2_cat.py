@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from gengauge.benchmarks.features.cache import features
 from gengauge.benchmarks.features.networks import load_network
 from gengauge.benchmarks.features.stream import stream_features
-from gengauge.benchmarks.machine import device_name, utc_now, versions
+from gengauge.benchmarks.machine import device_name, exact_float32, utc_now, versions
 from gengauge.benchmarks.metrics.frechet import fit, frechet_distance
 from gengauge.benchmarks.metrics.kernel import kid
 from gengauge.benchmarks.metrics.quantise import to_uint8
@@ -90,6 +90,7 @@ def make(
     folder: Path, work: Path, device: str, kimg: float = KIMG, samples: int = 2000, tell: Tell | None = None
 ) -> None:
     """Trains for `kimg` thousand pictures, with states in `work`, and writes weights and card into `folder`."""
+    exact_float32()
     tell = tell or (lambda done, total, doing: None)
     schedule = Schedule(round(kimg * 1000 / BATCH), snapshot_every=1000, save_every=1000, log_every=50)
     trained = train(

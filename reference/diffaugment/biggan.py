@@ -27,8 +27,9 @@ class Recipe:
     """How a BigGAN is trained; the defaults are the published CIFAR-10 baseline without augmentation.
 
     `consistency` is the weight of CR's penalty, 0 for none; `consistency_augment` makes its second view: parts of
-    `flip,translation` of the augmented reals, or "" for the raw reals themselves. `generator` and `discriminator` are
-    keyword arguments of the networks.
+    `flip,translation` of the augmented reals, or "" for the raw reals themselves. The average
+    takes buffers in too, or copies them without `ema_buffers`. `generator` and `discriminator` are keyword arguments of
+    the networks.
     """
 
     policy: str = ""
@@ -44,6 +45,7 @@ class Recipe:
     adam_eps: float = 1e-8
     ema_decay: float = 0.9999
     ema_start: int = 1000
+    ema_buffers: bool = True
     ortho: float = 0.0
     generator: dict[str, Any] = field(default_factory=dict)
     discriminator: dict[str, Any] = field(default_factory=dict)
@@ -227,6 +229,6 @@ class Training:
         orthogonal_gradient_(g, r.ortho, tuple(g.shared.parameters()))  # type: ignore[union-attr]
         average(g.parameters())
         self.optimisers["G"].step()
-        update_ema(ema, g, ema_decay(r, self.iteration))
+        update_ema(ema, g, ema_decay(r, self.iteration), r.ema_buffers)
         self.iteration += 1
         return {name: value.detach() for name, value in {**losses, "G_loss": loss}.items()}

@@ -19,7 +19,15 @@ def biggan_cifar(num_classes: int = 10, ch: int = 64) -> biggan.Recipe:
 
 def biggan_imagenet(ch: int = 96) -> biggan.Recipe:
     """BigGAN at 128 px, the compare_gan configuration of the baseline: pictures in [0, 1], orthogonal start."""
-    common = {"ch": ch, "resolution": 128, "num_classes": 1000, "attention": (64,), "sn_eps": 1e-12, "init": "ortho"}
+    common = {
+        "ch": ch,
+        "resolution": 128,
+        "num_classes": 1000,
+        "attention": (64,),
+        "sn_eps": 1e-12,
+        "init": "ortho",
+        "zero_bias": True,
+    }
     generator = {
         **common,
         "dim_z": 120,
@@ -34,6 +42,7 @@ def biggan_imagenet(ch: int = 96) -> biggan.Recipe:
         g_lr=1e-4,
         d_lr=5e-4,
         ema_start=40_000,
+        ema_buffers=False,
         generator=generator,
         discriminator=common,
     )

@@ -259,15 +259,15 @@ class Training:
             optimiser.zero_grad()
             total = sum((found[name].mean() for name in ("loss", "reg") if name in found), torch.zeros(()).to(reals))
             (total * gain).backward()
+            average(network.parameters())
             if r.code == "pytorch":
                 _finite_gradients_(network)
-            average(network.parameters())
             optimiser.step()
             means |= {f"{phase[0]}_{name}": v.detach().mean() for name, v in found.items() if name in ("loss", "reg")}
             means |= {f"score_{name}": v.detach().mean() for name, v in found.items() if name in ("real", "fake")}
         self.iteration += 1
         if r.code == "pytorch":
-            update_ema(self.g_ema, self.g, ema_beta(r, seen + r.batch), buffers=False)
+            update_ema(self.g_ema, self.g, ema_beta(r, seen), buffers=False)
         return means
 
     def _phases(self) -> list[tuple[Phase, float]]:

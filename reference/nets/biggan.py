@@ -150,6 +150,7 @@ class Generator(nn.Module):
         unit_gain: bool = True,
         output_range: tuple[float, float] = (-1.0, 1.0),
         init: Init = "N02",
+        zero_bias: bool = False,
     ) -> None:
         super().__init__()
         widths = [ch * m for m in _known(GENERATOR_WIDTHS, resolution)]
@@ -181,7 +182,7 @@ class Generator(nn.Module):
                 layers.append(Attention(widths[i + 1], conv))
             self.blocks.append(nn.ModuleList(layers))
         self.output_layer = nn.Sequential(PlainBatchNorm(widths[-1], bn_eps), nn.ReLU(), conv(widths[-1], 3, 3))
-        initialise(self, init)
+        initialise(self, init, zero_bias)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         chunks = z.split(self.chunk, 1)
@@ -209,6 +210,7 @@ class Discriminator(nn.Module):
         num_svs: int = 1,
         sn_eps: float = EPS,
         init: Init = "N02",
+        zero_bias: bool = False,
     ) -> None:
         super().__init__()
         widths = [3, *(ch * m for m in _known(DISCRIMINATOR_WIDTHS, resolution))]
@@ -221,7 +223,7 @@ class Discriminator(nn.Module):
             self.blocks.append(nn.ModuleList(layers))
         self.linear = SNLinear(widths[-1], 1, num_svs=num_svs, eps=sn_eps)
         self.embed = SNEmbedding(num_classes, widths[-1], num_svs, sn_eps)
-        initialise(self, init)
+        initialise(self, init, zero_bias)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         for layers in self.blocks:
@@ -231,10 +233,10 @@ class Discriminator(nn.Module):
         return self.linear(h) + (self.embed(y) * h).sum(1, keepdim=True)
 
 
-def initialise(network: nn.Module, init: Init) -> None:
+def initialise(network: nn.Module, init: Init, zero_bias: bool = False) -> None:
     """Draws every weight of a convolution, linear layer or embedding: N(0, 0.02), orthogonal or Glorot uniform.
 
-    Biases keep torch's own start, uniform within 1 / sqrt(fan-in).
+    Biases keep torch's own start, uniform within 1 / sqrt(fan-in), or start from 0 (compare_gan).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
@@ -244,6 +246,8 @@ def initialise(network: nn.Module, init: Init) -> None:
                 nn.init.xavier_uniform_(module.weight)
             else:
                 nn.init.normal_(module.weight, 0, 0.02)
+            if zero_bias and getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def settings_of(state: dict[str, Tensor]) -> dict[str, int]:

@@ -74,8 +74,11 @@ class SNConv2d(nn.Conv2d, SpectralNorm):
     """A convolution of stride 1 and same padding with normalised weight, and resampling folded into it.
 
     `up` doubles its input by nearest neighbours first, `down` averages 2x2 squares of its output. Both are linear, so
-    they are one strided convolution with a kernel larger by one, at 4/9 of the multiplications for 3x3.
+    they are one strided convolution with a kernel larger by one, at 4/9 of the multiplications for 3x3. With `folded`
+    False they are done one after the other, as the published code does.
     """
+
+    folded = True
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, bias: bool = True, num_svs: int = 1, eps: float = EPS
@@ -86,6 +89,9 @@ class SNConv2d(nn.Conv2d, SpectralNorm):
     def forward(self, x: Tensor, up: bool = False, down: bool = False) -> Tensor:
         weight = self.normalised()
         pointwise = self.kernel_size == (1, 1)
+        if not self.folded:
+            x = F.conv2d(F.interpolate(x, scale_factor=2.0) if up else x, weight, self.bias, padding=self.padding)
+            return F.avg_pool2d(x, 2) if down else x
         if not (up or down):
             return F.conv2d(x, weight, self.bias, padding=self.padding)
         if pointwise and down:

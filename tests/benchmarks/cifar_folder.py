@@ -43,7 +43,7 @@ class Tiny:
             width = {"channel_base": 128, "channel_max": 8}
             recipe = stylegan2.Recipe(
                 policy="color,translation,cutout",
-                batch=4,
+                batch=8,
                 pl_weight=2.0,
                 pl_interval=2,
                 r1_interval=2,

@@ -19,7 +19,7 @@ from gengauge.benchmarks.evaluate import evaluate, read_statistics, score
 from gengauge.benchmarks.features import cache
 from gengauge.benchmarks.features.extract import extract
 from gengauge.benchmarks.features.networks import FeatureNetwork, load_network
-from gengauge.benchmarks.features.resize import resize_tensorflow, resizer
+from gengauge.benchmarks.features.resize import resizer
 from gengauge.benchmarks.metrics.frechet import fit
 from gengauge.datasets import world
 from gengauge.datasets.weights import find
@@ -66,7 +66,7 @@ def test_resizing_is_clean_fids(mode: str, shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(("height", "width", "size"), [(4, 7, 10), (32, 32, 299), (13, 11, 5)])
 def test_tensorflows_resizing_by_its_definition(height: int, width: int, size: int) -> None:
     picture = noise(height, width, 3)
-    out = resize_tensorflow(picture, size)
+    out = resizer("legacy_tensorflow", size)(picture)
     for i, j in [(0, 0), (size - 1, size - 1), (size // 2, size // 3), (1, size - 2)]:
         y, x = i * height / size, j * width / size
         top, left = int(y), int(x)

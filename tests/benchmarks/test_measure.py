@@ -20,7 +20,7 @@ from gengauge.benchmarks.core.experiments import Measurement
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.stream import fingerprint, running_moments, set_moments
 from gengauge.benchmarks.metrics.frechet import fit
-from gengauge.benchmarks.papers.diffaugment import checkpoints, measure
+from gengauge.benchmarks.papers.diffaugment import checkpoints, measure, scoring
 from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
 from gengauge.benchmarks.papers.diffaugment.rows import IMAGENET, paper_runs
 from gengauge.datasets.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
@@ -61,17 +61,25 @@ def test_network_pickles_of_both_kinds_become_generators(tmp_path: Path, monkeyp
         {key.removeprefix("G."): value for key, value in tensors.items() if key.startswith("G.")}, strict=False
     )
     new = StoredNetwork("pytorch", "Generator", arguments, network.state_dict())
-    run = replace(Tiny.run("stylegan2"), resolution=16)
+    run = Tiny.run("stylegan2")
+    small = {**run.recipe.generator, "img_resolution": 16}
+    run = replace(run, resolution=16, recipe=replace(run.recipe, generator=small))
     for stored in (old, new):
         monkeypatch.setattr(checkpoints, "read_networks", lambda path, stored=stored: {"G_ema": stored})
         read = checkpoints.read_generator(tmp_path / "network.pkl", run).eval()
         assert torch.allclose(read(tensors["z"], noise_mode="const"), tensors["img_const"], atol=1e-5)
-    with pytest.raises(ValueError, match="another size than this row's 32 px"):
+    with pytest.raises(ValueError, match="16 px; this row's has 32"):
         checkpoints.read_generator(tmp_path / "network.pkl", Tiny.run("stylegan2"))
     monkeypatch.setattr(
         checkpoints, "read_networks", lambda path: {"G_ema": replace(new, arguments={**arguments, "magic": 1})}
     )
     with pytest.raises(ValueError, match="no StyleGAN2"):
+        checkpoints.read_generator(tmp_path / "network.pkl", run)
+    monkeypatch.setattr(checkpoints, "read_networks", lambda path: {"G_ema": new})
+    with pytest.raises(ValueError, match="holds a StyleGAN2; this row is of a BigGAN"):
+        checkpoints.read_generator(tmp_path / "network.pkl", Tiny.run("biggan"))
+    monkeypatch.setattr(checkpoints, "read_networks", lambda path: {"D": new})
+    with pytest.raises(ValueError, match="holds D but no averaged generator"):
         checkpoints.read_generator(tmp_path / "network.pkl", run)
 
 
@@ -97,6 +105,9 @@ def test_files_of_other_networks_are_named(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="no state of the BigGAN"):
         checkpoints.read_generator(tmp_path / "other.pth", run)
+    torch.save(Generator(ch=1, num_classes=100).state_dict(), tmp_path / "hundred.pth")
+    with pytest.raises(ValueError, match="100 classes; this row's has 10"):
+        checkpoints.read_generator(tmp_path / "hundred.pth", run)
     state = Generator(ch=1).state_dict()
     state.pop("linear.bias")
     torch.save(state, tmp_path / "less.pth")
@@ -147,7 +158,7 @@ def test_train_mode_sampling_takes_the_statistics_of_its_batch() -> None:
     g, _ = run.recipe.networks()
     g.eval()
     before = {name: value.clone() for name, value in g.state_dict().items()}
-    pictures = torch.cat(list(measure.samples(g, run, 6, 1, "cpu")))
+    pictures = torch.cat(list(scoring.samples(g, run, 6, 1, "cpu")))
     assert pictures.dtype == torch.uint8
     assert len(pictures) == 8  # whole batches
     assert not g.training
@@ -163,7 +174,7 @@ def test_accumulated_statistics_are_the_means_of_the_batches_moments() -> None:
     norm = next(m for m in g.modules() if isinstance(m, BatchNorm))
     inputs: list[torch.Tensor] = []
     handle = norm.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
-    measure.accumulate_statistics(g, protocol, torch.Generator().manual_seed(0), "cpu")
+    scoring.accumulate_statistics(g, protocol, torch.Generator().manual_seed(0), "cpu")
     handle.remove()
     assert len(inputs) == 2
     assert torch.allclose(norm.stored_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0))
@@ -173,10 +184,10 @@ def test_accumulated_statistics_are_the_means_of_the_batches_moments() -> None:
 
 def test_pictures_of_the_imagenet_protocol_are_not_rounded() -> None:
     run = replace(paper_runs()["imagenet", "biggan@100pct-data"], protocol=replace(IMAGENET, accumulated=64))
-    grey = measure._grey(torch.tensor([0.0, 0.25, 1.0]), run)
+    grey = scoring.grey_levels(torch.tensor([0.0, 0.25, 1.0]), run)
     assert grey.tolist() == [0.0, 63.75, 255.0]
     cifar = Tiny.run("biggan")
-    assert measure._grey(torch.tensor([-1.0, 0.0, 1.0]), cifar).tolist() == [0, 128, 255]
+    assert scoring.grey_levels(torch.tensor([-1.0, 0.0, 1.0]), cifar).tolist() == [0, 128, 255]
 
 
 class Brightness(torch.nn.Module):
@@ -250,12 +261,28 @@ def test_imagenet_squares_are_central_and_not_rounded(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[:, 50:150] = 101  # the largest central square
-    pixels[25:75, 75:125] = 202  # the central square of an eighth of the area
+    pixels[25:75, 75:125] = 202  # in its middle, half its side
     Image.fromarray(pixels).save(tmp_path / "a" / "0.png")
     squares = ImageNetSet(FolderSet(tmp_path, 16, class_folders=True), 16)
-    whole, eighth = squares.pictures([0]), squares.zoomed([0], [0.125])
+    whole, half = squares.pictures([0]), squares.zoomed([0], [0.5])
     assert whole.dtype == torch.float32
     assert (whole[0, :, 0, 0] == 101).all()
     assert (whole != 0).all()
-    assert (eighth == 202).all()
+    assert (half == 202).all()
     assert torch.equal(squares.zoomed([0], [1.0]), whole)
+
+
+def test_a_part_of_imagenet_has_pictures_of_every_class(tmp_path: Path) -> None:
+    for label in range(4):
+        (tmp_path / f"n{label}").mkdir()
+        for i in range(10):
+            Image.new("RGB", (9, 9), (label, i, 0)).save(tmp_path / f"n{label}" / f"{i}.png")
+    everything = ImageNetSet(FolderSet(tmp_path, 8, class_folders=True), 8)
+    run = replace(paper_runs()["imagenet", "biggan@50pct-data"], resolution=8)
+    half = measure.training_set(run, everything)
+    assert len(half) == 20
+    assert half.labels is not None
+    assert set(half.labels.tolist()) == {0, 1, 2, 3}
+    assert half.pictures([3])[0, 0, 0, 0] == half.labels[3]
+    # The published counts of the full set's 1,281,167 pictures.
+    assert [int(1_281_167 * fraction) for fraction in (0.5, 0.25)] == [640_583, 320_291]

@@ -19,9 +19,12 @@ from cifar_folder import Tiny, context, write_cifar
 
 from gengauge.benchmarks.core.experiments import Measurement, Picture
 from gengauge.benchmarks.papers.diffaugment import measure
+from gengauge.benchmarks.papers.diffaugment.rows import paper_runs
 from gengauge.benchmarks.training import checkpoint
 from gengauge.benchmarks.training.batches import Batches
+from gengauge.benchmarks.training.checkpoint import load_newest
 from gengauge.benchmarks.training.loop import Diverged, Schedule, read_log, train
+from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.sets import DataNotFound, InMemory
 from gengauge.datasets.subsets import epoch_orders
 from gengauge.reference.diffaugment import biggan
@@ -69,6 +72,15 @@ def test_a_training_on_cifar_that_is_killed_has_the_losses_of_one_that_is_not(tm
     killed = context(Tiny.run(family), data, tmp_path / "killed")
     measure.train_row(killed)
     assert logs(tmp_path / "killed") == expected
+    # Not only what was logged: every network, average, optimiser and the measured curve.
+    states = [load_newest(next((tmp_path / name / "training").iterdir())) for name in ("whole", "killed")]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert states[0].about["curve"] == states[1].about["curve"]
+    assert states[0].tensors.keys() == states[1].tensors.keys()
+    assert {name.split(".")[0] for name in states[0].tensors} >= {"G", "D", "G_ema", "adam", "best"}
+    for name, value in states[0].tensors.items():
+        assert torch.equal(value, states[1].tensors[name]), name
 
 
 def test_a_row_is_trained_sampled_and_scored(tmp_path: Path) -> None:
@@ -123,7 +135,7 @@ def test_two_processes_train_with_averaged_gradients(tmp_path: Path) -> None:
     assert len(set(digests.values())) == 1, "the processes' weights went apart"
 
 
-def simple(folder: Path, iterations: int = 4, config: str = "a", **more: object) -> object:
+def simple(folder: Path, iterations: int = 4, config: str = "a", log_every: int = 1, **more: object) -> object:
     """A small BigGAN on noise through the loop."""
     pixels = torch.randint(0, 256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pictures = InMemory(pixels, np.zeros(20, np.int64), 1, "noise")
@@ -134,7 +146,7 @@ def simple(folder: Path, iterations: int = 4, config: str = "a", **more: object)
         lambda: biggan.Training(recipe),
         Batches(pictures, epoch_orders, 0, 2, mirror=True),
         folder,
-        Schedule(iterations, snapshot_every=2, save_every=1, log_every=1),
+        Schedule(iterations, snapshot_every=2, save_every=1, log_every=log_every),
         {"name": config},
         seed=0,
         device="cpu",
@@ -150,6 +162,31 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path: Path) -> 
     with pytest.warns(UserWarning, match="step-00000003 is damaged"):
         simple(tmp_path / "b")
     assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
+
+
+def test_a_training_whose_states_are_all_damaged_begins_anew_and_keeps_its_own(tmp_path: Path) -> None:
+    simple(tmp_path)
+    for file in tmp_path.glob("step-*/state.safetensors"):
+        file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="or anew where there is none"):
+        simple(tmp_path, iterations=2)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001", "step-00000002"]
+    assert len(list(tmp_path.glob("damaged-step-*"))) == 2
+
+
+def test_as_many_processes_must_go_on(tmp_path: Path) -> None:
+    simple(tmp_path, iterations=2)
+    with pytest.raises(ValueError, match=r"begun by 1 processes.*not 2"):
+        simple(tmp_path, processes=Processes(0, 2))
+    assert simple(tmp_path, iterations=2, processes=Processes(0, 2)) is not None  # nothing is left to do
+
+
+def test_a_number_of_processes_that_cannot_share_a_batch_is_refused_at_once() -> None:
+    run = paper_runs()["cifar10", "biggan@10pct-data"]
+    with pytest.raises(ValueError, match="50 cannot be shared by 4 processes; launch 1, 2, 5, 10, 25, 50"):
+        measure.check_processes(run, 4)
+    with pytest.raises(ValueError, match=r"16 cannot be shared by 8 processes; launch 1, 2, 4$"):
+        measure.check_processes(paper_runs()["low-shot", "stylegan2-no-pre-training@100-shot-panda"], 8)
 
 
 def test_two_states_are_kept_and_leftovers_of_a_kill_removed(tmp_path: Path) -> None:
@@ -177,6 +214,10 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, monkeypatch
     monkeypatch.setattr(biggan.Training, "step", broken)
     with pytest.raises(Diverged, match="G_loss is nan at iteration 1"):
         simple(tmp_path)
+    # Also where no line of the log is due: the state before it stays the newest.
+    with pytest.raises(Diverged):
+        simple(tmp_path, log_every=100)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000000"]
 
 
 def test_no_space_is_told_and_earlier_states_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from gengauge.benchmarks.papers.diffaugment.rows import Run
@@ -19,19 +20,42 @@ def read_generator(path: Path, run: Run) -> nn.Module:
     """The averaged generator in a file, for a row's protocol.
 
     `.pkl`: NVIDIA's network pickles, TensorFlow or PyTorch (`G_ema`). Otherwise tensors: a BigGAN state dict as the
-    CIFAR code publishes it, or a `state.safetensors` of this project's training. Nothing in the file is executed.
+    CIFAR code publishes it, or a `state.safetensors` of this project's training, whose best snapshot is taken as the
+    tables do. Nothing in the file is executed.
     Raises FileNotFoundError, UnsafeCheckpoint, DamagedCheckpoint, or ValueError for a network that is not the row's.
     """
     network = _pickled(path) if path.suffix == ".pkl" else _state(path, run)
-    if getattr(network, "resolution", getattr(network, "img_resolution", None)) != run.resolution:
-        raise ValueError(f"{path} makes pictures of another size than this row's {run.resolution} px")
-    if isinstance(network, StyleGAN2) and network.c_dim:
-        raise ValueError(f"{path} holds a conditional StyleGAN2; the tables' are unconditional")
+    _check_of_row(network, path, run)
     return network.requires_grad_(False)
 
 
+def _check_of_row(network: nn.Module, path: Path, run: Run) -> None:
+    """Refuses what the row's protocol cannot mean: another family, picture size, number of classes or latent."""
+    with torch.device("meta"):
+        own = run.recipe.networks()[0]
+    if type(network) is not type(own):
+        raise ValueError(f"{path} holds a {_family(network)}; this row is of a {_family(own)}")
+    for name, what in (
+        ("resolution", "px"),
+        ("img_resolution", "px"),
+        ("num_classes", "classes"),
+        ("c_dim", "classes"),
+        ("dim_z", "latent dimensions"),
+    ):
+        found, asked = getattr(network, name, None), getattr(own, name, None)
+        if found != asked:
+            raise ValueError(f"{path} holds a network of {found} {what}; this row's has {asked}")
+
+
+def _family(network: nn.Module) -> str:
+    return "StyleGAN2" if isinstance(network, StyleGAN2) else "BigGAN"
+
+
 def _pickled(path: Path) -> nn.Module:
-    stored = read_networks(path)["G_ema"]
+    networks = read_networks(path)
+    if "G_ema" not in networks:
+        raise ValueError(f"{path} holds {', '.join(networks)} but no averaged generator, G_ema")
+    stored = networks["G_ema"]
     return _from_tensorflow(stored, path) if stored.kind == "tensorflow" else _from_pytorch(stored, path)
 
 
@@ -52,13 +76,17 @@ def _from_pytorch(stored: StoredNetwork, path: Path) -> nn.Module:
 
 def _state(path: Path, run: Run) -> nn.Module:
     tensors = read_tensors(path)
-    own = {key.removeprefix("G_ema."): value for key, value in tensors.items() if key.startswith("G_ema.")}
+    own = _under(tensors, "best.") or _under(tensors, "G_ema.")
     if own or not isinstance(run.recipe, biggan.Recipe):
         network = run.recipe.networks()[0]
     else:
         network = biggan_nets.Generator(**biggan_nets.settings_of(tensors))  # type: ignore[arg-type]
     _load(network, own or tensors, path)
     return network
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:

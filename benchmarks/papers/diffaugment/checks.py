@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from gengauge.benchmarks.core.experiments import AtScale, Context, Experiment, Limits, Measurement, Plan, Result
 from gengauge.benchmarks.core.tables import Column, Row, Table
 from gengauge.benchmarks.papers.diffaugment.plans import planned_networks
 from gengauge.benchmarks.papers.diffaugment.rows import ALL_PARTS, Recipe
 from gengauge.benchmarks.training.batches import Batches
+from gengauge.benchmarks.training.checkpoint import load_newest
 from gengauge.benchmarks.training.loop import Schedule, Trainable, read_log, train
 from gengauge.datasets import world
 from gengauge.datasets.sets import InMemory
@@ -24,7 +26,12 @@ from gengauge.reference.diffaugment import biggan, recipes, stylegan2
 
 RESOLUTION = 32
 COLUMNS = (
-    Column("resume_difference", "Largest difference of a loss after a stop and a resumption, 0 for none", "1", "none"),
+    Column(
+        "resume_difference",
+        "Largest difference of a loss or of any tensor of the state after a stop and a resumption",
+        "1",
+        "none",
+    ),
     Column(
         "iteration_seconds", "Mean time of one iteration at this small width and batch, states included", "s", "none"
     ),
@@ -83,7 +90,7 @@ def check(row: str, context: Context) -> Iterator[Result]:
     pictures = InMemory(pixels, labels, len(world.SPECIES), "world")
     reals = s.recipe.batch * (s.recipe.d_steps if isinstance(s.recipe, biggan.Recipe) else 1)
 
-    def to(iterations: int, folder: Path) -> list[dict[str, float]]:
+    def to(iterations: int, folder: Path) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
         schedule = Schedule(iterations, snapshot_every=iterations, save_every=s.stop, log_every=1)
         batches = Batches(pictures, epoch_orders, context.seed, reals, mirror=True)
         train(
@@ -96,7 +103,9 @@ def check(row: str, context: Context) -> Iterator[Result]:
             device=context.device,
             tell=context.progress,
         )
-        return read_log(folder)
+        state = load_newest(folder)
+        assert state is not None
+        return read_log(folder), state.tensors
 
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
@@ -104,10 +113,13 @@ def check(row: str, context: Context) -> Iterator[Result]:
         seconds = time.perf_counter() - started
         to(s.stop, Path(scratch) / "stopped")
         resumed = to(s.iterations, Path(scratch) / "stopped")
-    if [line.keys() for line in whole] != [line.keys() for line in resumed]:
-        raise ValueError("the resumed training logged other iterations or losses than the one without a stop")
-    difference = max(abs(a[k] - b[k]) for a, b in zip(whole, resumed, strict=True) for k in a)
-    yield Measurement(row, "resume_difference", difference, samples=len(whole))
+    (lines, state), (lines_resumed, state_resumed) = whole, resumed
+    logged = [[line.keys() for line in each] for each in (lines, lines_resumed)]
+    if logged[0] != logged[1] or state.keys() != state_resumed.keys():
+        raise ValueError("the resumed training has other losses or other tensors than the one without a stop")
+    losses = max(abs(a[k] - b[k]) for a, b in zip(lines, lines_resumed, strict=True) for k in a)
+    tensors = max(float((state[k] - state_resumed[k]).abs().max()) for k in state)
+    yield Measurement(row, "resume_difference", max(losses, tensors), samples=len(lines))
     yield Measurement(row, "iteration_seconds", seconds / s.iterations, samples=s.iterations)
 
 

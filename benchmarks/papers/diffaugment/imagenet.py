@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,35 +17,37 @@ WORKERS = 8
 
 
 class ImageNetSet:
-    """The first `count` pictures of a folder as float32 grey levels (n, 3, R, R) in [0, 255], not rounded.
+    """Pictures of a folder as float32 grey levels (n, 3, R, R) in [0, 255], not rounded; `count` of them, or all.
 
-    `pictures` takes the largest central square; `zoomed`, for training, a central square of a share of the area.
+    A count takes the first of a fixed shuffled order, as the published one takes the first of tfds's, which is shuffled
+    too: the folder itself is sorted by class. `pictures` takes the largest central square, `zoomed`, for training, a
+    smaller one in its middle.
     """
 
     def __init__(self, files: FolderSet, resolution: int, count: int | None = None) -> None:
         self.files, self.resolution, self.num_classes = files, resolution, files.num_classes
-        self.count = len(files) if count is None else count
-        self.name = files.name if count is None else f"{files.name}[:{count}]"
-        self.labels = None if files.labels is None else files.labels[: self.count]
+        order = np.arange(len(files)) if count is None else np.random.RandomState(0).permutation(len(files))[:count]
+        self.order = order
+        self.name = files.name if count is None else f"{files.name}[{count} of a shuffled order]"
+        self.labels = None if files.labels is None else files.labels[order]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.order)
 
     def pictures(self, indices: Indices) -> Tensor:
-        return self.zoomed(indices, [math.inf] * len(indices))
+        return self.zoomed(indices, [1.0] * len(indices))
 
-    def zoomed(self, indices: Indices, areas: Sequence[float]) -> Tensor:
-        """Central squares of these shares of the pictures' areas, at most the largest square that there is."""
-        chosen = checked(indices, len(self))
+    def zoomed(self, indices: Indices, sides: Sequence[float]) -> Tensor:
+        """Central squares whose sides are these shares of the largest square's."""
+        chosen = self.order[checked(indices, len(self))]
         with ThreadPoolExecutor(min(WORKERS, len(chosen) or 1)) as pool:
-            made = list(pool.map(self._square, chosen.tolist(), areas))
-        return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+            made = list(pool.map(self._square, chosen.tolist(), sides))
+        return torch.cat(made)
 
-    def _square(self, index: int, area: float) -> np.ndarray:
+    def _square(self, index: int, share: float) -> Tensor:
         picture = np.asarray(self.files.original(index))
         height, width = picture.shape[:2]
-        side = min(height, width)
-        if math.isfinite(area):
-            side = max(1, min(side, round(math.sqrt(area * height * width))))
+        side = max(1, round(share * min(height, width)))
         top, left = (height - side) // 2, (width - side) // 2
-        return resize_tensorflow(picture[top : top + side, left : left + side], self.resolution)
+        square = torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1)
+        return resize_tensorflow(square[None], self.resolution)

@@ -10,6 +10,7 @@ from gengauge.benchmarks.core.tables import Column, Table
 from gengauge.benchmarks.papers.diffaugment.measure import fill, measure_file, train_row
 from gengauge.benchmarks.papers.diffaugment.plans import plan
 from gengauge.benchmarks.papers.diffaugment.rows import FRACTIONS, Run, paper_runs, small_runs
+from gengauge.datasets.catalogue import data_set
 
 DAY = 24 * 3600.0
 MORE = (
@@ -24,7 +25,7 @@ ACCURACY = (
 SNAPSHOT = ("snapshot", "lowest FID, the reported metric itself", "the same, and the last snapshot beside it")
 CIFAR_BIGGAN = (
     SNAPSHOT,
-    ("GPUs", "2: batch norm over 25 pictures each", "as many as processes; alone, batch norm over 50"),
+    ("GPUs", "2: batch norm over 25 pictures each", "as many as processes; alone, batch norm over 50; samples in 50s"),
     ("random numbers", "the published code's stream", "streams of this project, seeded for each iteration"),
 )
 TENSORFLOW = (
@@ -38,7 +39,9 @@ TENSORFLOW = (
 )
 IMAGENET = (
     SNAPSHOT,
-    ("subset", "the first N pictures of tfds's order", "the first N of the folders' order"),
+    ("subset", "the first N pictures of tfds's shuffled order", "the first N of a shuffled order of this project"),
+    ("start of D's label embedding", "Glorot normal", "orthogonal, as all other weights"),
+    ("hardware", "a TPU pod of 128 cores", "as many processes as hold 2,048 pictures; gradients are not accumulated"),
     ("batch norm", "over all 2,048 pictures", "over each process's share"),
 )
 SMALL = (
@@ -80,6 +83,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 scales=scales,
                 run=partial(fill, row, keys),
                 protocol=protocol,
+                reads=lambda settings, root: data_set(settings.data).find(root),
                 train=train_row,
                 measure=partial(measure_file, keys),
             )

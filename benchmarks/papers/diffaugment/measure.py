@@ -9,39 +9,29 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from gengauge.benchmarks.core.experiments import Context, Measurement, Picture, Result
 from gengauge.benchmarks.features.networks import FeatureNetwork, load_network
-from gengauge.benchmarks.features.resize import Mode
-from gengauge.benchmarks.features.stream import fingerprint, set_moments, stream_features
-from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
-from gengauge.benchmarks.metrics.inception_score import inception_score
-from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.benchmarks.features.stream import fingerprint, set_moments
+from gengauge.benchmarks.jobs import code_version
+from gengauge.benchmarks.metrics.frechet import Gaussian
 from gengauge.benchmarks.papers.diffaugment.checkpoints import read_generator
 from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
-from gengauge.benchmarks.papers.diffaugment.rows import Protocol, Run
+from gengauge.benchmarks.papers.diffaugment.rows import Run
+from gengauge.benchmarks.papers.diffaugment.scoring import MODE, d_accuracy, generator_of, samples, score
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.batches import Batches
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Trainable, Trained, step_seed, train
 from gengauge.benchmarks.training.processes import Processes, join
 from gengauge.datasets import weights
-from gengauge.datasets.catalogue import data_folder
 from gengauge.datasets.published import open_set
 from gengauge.datasets.sets import PictureSet, Subset
 from gengauge.datasets.subsets import cifar_subset, epoch_orders, first
 from gengauge.reference.diffaugment import biggan, stylegan2
-from gengauge.reference.diffaugment.augment import diff_augment
-from gengauge.reference.nets.biggan import BatchNorm
-from gengauge.reference.nets.biggan import Generator as BigGAN
-from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
 
-MODE: Mode = "legacy_tensorflow"  # the published Inception graphs resize inside, TensorFlow 1's way
-ACCURACY_PICTURES = 10_000
 SAMPLING = 1_000_003  # sets the sampling's seeds apart from those of any process in training
 
 
@@ -64,7 +54,7 @@ def fill(row: str, columns: tuple[str, ...], context: Context) -> Iterator[Resul
         if column in columns:
             yield Measurement(row, column, last[column], note="the last snapshot")
     if context.seed == 0:
-        g = _network(run, trained.best, context.device)
+        g = generator_of(run, trained.best, context.device)
         pictures = torch.cat(list(samples(g, run, 64, step_seed(context.seed, SAMPLING, 0), context.device)))[:64]
         grey = pictures if pictures.dtype == torch.uint8 else pictures.round().to(torch.uint8)
         yield Picture(row, "samples", grid(grey.cpu().numpy(), 16, zoom=2), f"64 samples of the best snapshot of {row}")
@@ -75,13 +65,13 @@ def _final(
 ) -> Iterator[Measurement]:
     """FID and Inception Score of the best snapshot, measured anew where the protocol repeats them."""
     run: Run = context.settings
-    note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}"
+    note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}{_history(trained)}"
     scores: list[Mapping[str, float]] = [best]
     if run.protocol.repeats > 1:
         inception, reference = _judges(run, context, _before_training(run, context))
         scores = []
         for repeat in range(run.protocol.repeats):
-            g = _network(run, trained.best, context.device)
+            g = generator_of(run, trained.best, context.device)
             seed = step_seed(context.seed, SAMPLING + 1, repeat)
             scores.append(score(g, run, inception, reference, seed, context.device))
             context.progress(repeat + 1, run.protocol.repeats, "measuring the best snapshot again")
@@ -106,12 +96,20 @@ def _final(
         )
 
 
+def _history(trained: Trained) -> str:
+    """What a reader must know of a training that this code alone, in one process, did not do."""
+    processes, code = trained.about["processes"], trained.about["code"]
+    out = f"; trained by {processes} processes" if processes > 1 else ""
+    return out + (f"; trained by code {', '.join(code)}" if code != [code_version()] else "")
+
+
 def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation, over the protocol's repetitions, of the columns that a generator in a file gives.
 
     Raises as `read_generator` does, and DataNotFound or WeightsNotFound for what the protocol needs.
     """
     run: Run = context.settings
+    read_generator(path, run)  # before the reference's features, which may take hours
     scores = []
     judges = _judges(run, context, lambda done, total: context.progress(done, total, "reference features"))
     for repeat in range(run.protocol.repeats):
@@ -131,7 +129,8 @@ def train_row(context: Context) -> Trained | None:
     """
     run: Run = context.settings
     group, device = join(context.device)
-    root = context.data or data_folder()
+    check_processes(run, group.count)
+    root = context.data
     pictures = training_set(run, open_pictures(run, root, "train"))
     config = {"run": {k: v for k, v in asdict(run).items() if k != "iterations"}, "data": fingerprint(pictures)}
     name = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -155,8 +154,19 @@ def train_row(context: Context) -> Trained | None:
         snapshot=snapshot,
         processes=group,
         tell=context.progress,
+        code=code_version(),
     )
     return trained if group.main else None
+
+
+def check_processes(run: Run, count: int) -> None:
+    """Refuses a number of processes that cannot share a batch; StyleGAN2's deviation needs its group of 4 in each."""
+    least = 1 if isinstance(run.recipe, biggan.Recipe) else 4
+    good = [n for n in range(1, run.recipe.batch + 1) if run.recipe.batch % n == 0 and run.recipe.batch // n >= least]
+    if count not in good:
+        raise ValueError(
+            f"a batch of {run.recipe.batch} cannot be shared by {count} processes; launch {', '.join(map(str, good))}"
+        )
 
 
 def open_pictures(run: Run, root: Path | None, split: str) -> PictureSet:
@@ -167,7 +177,7 @@ def open_pictures(run: Run, root: Path | None, split: str) -> PictureSet:
 
 def training_set(run: Run, everything: PictureSet) -> PictureSet:
     """The pictures that a row trains on, by its code base's rule. Raises ValueError where the set is too small."""
-    count = run.count or round(len(everything) * run.fraction)
+    count = run.count or int(len(everything) * run.fraction)
     if not 0 < count <= len(everything):
         raise ValueError(f"{everything.name} holds {len(everything)} pictures; this row trains on {count}")
     if count == len(everything):
@@ -196,7 +206,7 @@ def build(run: Run, device: str, group: Processes) -> Trainable:
 def _judges(run: Run, context: Context, tell: Callable[[int, int], None]) -> tuple[FeatureNetwork, Gaussian]:
     """The feature network and the moments of the reference set, which `tell` hears of while they are computed."""
     inception = load_network("inception")
-    reference = reference_set(run, context.data or data_folder())
+    reference = reference_set(run, context.data)
     return inception, set_moments(reference, inception, MODE, context.device, run.protocol.ddof, tell)
 
 
@@ -212,7 +222,7 @@ def _snapshot(
     judges: tuple[FeatureNetwork, Gaussian],
     training: Trainable,
 ) -> Snapshot:
-    held_out = reference_set(run, context.data or data_folder()) if run.protocol.d_accuracy else None
+    held_out = reference_set(run, context.data) if run.protocol.d_accuracy else None
 
     def measure(iteration: int) -> dict[str, float]:
         seed = step_seed(context.seed, SAMPLING, iteration)
@@ -223,118 +233,3 @@ def _snapshot(
         return found
 
     return measure
-
-
-def score(
-    g: nn.Module, run: Run, inception: FeatureNetwork, reference: Gaussian, seed: int, device: str
-) -> dict[str, float]:
-    """`fid` and, with a classifier and where the table has it, `is` with `is_std`, of one set of samples."""
-    p = run.protocol
-    features = stream_features(samples(g, run, p.samples, seed, device), inception, MODE, device)[: p.samples]
-    out = {"fid": frechet_distance(reference, fit(features, p.ddof))}
-    if p.inception_score and inception.probabilities is not None:
-        with torch.inference_mode():
-            where = next(inception.network.parameters()).device
-            probabilities = inception.probabilities(torch.from_numpy(features).to(where)).double().cpu().numpy()
-        splits = min(p.is_splits, len(probabilities))
-        out["is"], out["is_std"] = inception_score(probabilities, splits, p.is_borders)
-    return out
-
-
-@torch.no_grad()
-def samples(g: nn.Module, run: Run, count: int, seed: int, device: str) -> Iterator[Tensor]:
-    """At least `count` pictures in batches of the protocol: uint8, or float32 grey levels where it does not round.
-
-    A BigGAN under the CIFAR protocol stays in training mode, as published: its batch norms take the batch's statistics,
-    and its power vectors and running statistics move on while it samples.
-    """
-    p = run.protocol
-    generator = torch.Generator(device).manual_seed(seed)
-    before = g.training
-    if isinstance(g, BigGAN):
-        g.train()
-        if p.statistics == "accumulated":
-            accumulate_statistics(g, p, generator, device)
-            g.eval()
-        make: Callable[[], Tensor] = partial(_biggan_batch, g, p.batch, generator, device)
-    else:
-        assert isinstance(g, StyleGAN2)
-        g.eval()
-        make = partial(_stylegan2_batch, g, p.batch, generator, device)
-    try:
-        for _ in range(math.ceil(count / p.batch)):
-            yield _grey(make(), run)
-    finally:
-        g.train(before)
-
-
-def _biggan_batch(g: BigGAN, batch: int, generator: torch.Generator, device: str) -> Tensor:
-    draws = biggan.draw_step(batch, g, generator, device)
-    return g(draws.z, draws.y)
-
-
-def _stylegan2_batch(g: StyleGAN2, batch: int, generator: torch.Generator, device: str) -> Tensor:
-    z = torch.randn(batch, g.z_dim, generator=generator, device=device)
-    return g(z, None, generator=generator)
-
-
-def accumulate_statistics(g: BigGAN, protocol: Protocol, generator: torch.Generator, device: str) -> None:
-    """Sets each batch norm's statistics to the means of its batches' moments over many samples (compare_gan)."""
-    sums: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
-        before = sums.get(module, (torch.zeros_like(mean), torch.zeros_like(variance)))
-        sums[module] = (before[0] + mean, before[1] + variance)
-
-    norms = [module for module in g.modules() if isinstance(module, BatchNorm)]
-    handles = [norm.register_forward_pre_hook(add) for norm in norms]
-    count = math.ceil(protocol.accumulated / protocol.batch)
-    for _ in range(count):
-        _biggan_batch(g, protocol.batch, generator, device)
-    for handle in handles:
-        handle.remove()
-    for norm in norms:
-        norm.stored_mean.copy_(sums[norm][0] / count)
-        norm.stored_var.copy_(sums[norm][1] / count)
-
-
-@torch.no_grad()
-def d_accuracy(d: nn.Module, run: Run, pictures: PictureSet, seed: int, device: str) -> float:
-    """The share of real pictures whose score, augmented as in training and in eval mode, is above 0."""
-    generator = torch.Generator(device).manual_seed(seed)
-    chosen = np.arange(min(len(pictures), ACCURACY_PICTURES))
-    low, high = run.value_range
-    policy = run.recipe.policy if _augments_reals(run) else ""
-    before, right = d.training, 0
-    d.eval()
-    for part in np.array_split(chosen, math.ceil(len(chosen) / run.recipe.batch)):
-        reals = pictures.pictures(part).to(device).float() * ((high - low) / 255) + low
-        reals = diff_augment(reals, policy, generator=generator)
-        if isinstance(run.recipe, biggan.Recipe):
-            assert pictures.labels is not None
-            scores = d(reals, torch.from_numpy(pictures.labels[part]).to(device))
-        else:
-            # Its minibatch deviation needs whole groups; the last pictures are repeated to fill one.
-            full = torch.cat([reals, reals[-1:].expand(-len(reals) % 4, -1, -1, -1)])
-            scores = d(full)[: len(reals)]
-        right += int((scores > 0).sum())
-    d.train(before)
-    return right / len(chosen)
-
-
-def _augments_reals(run: Run) -> bool:
-    return not isinstance(run.recipe, biggan.Recipe) or run.recipe.placement.reals
-
-
-def _grey(pictures: Tensor, run: Run) -> Tensor:
-    low, high = run.value_range
-    if run.protocol.rounded:
-        return to_uint8((pictures - low) * (2 / (high - low)) - 1 if (low, high) != (-1.0, 1.0) else pictures)
-    return (pictures - low) * (255 / (high - low))
-
-
-def _network(run: Run, state: dict[str, Any], device: str) -> nn.Module:
-    g = run.recipe.networks()[0]
-    g.load_state_dict(state)
-    return g.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from gengauge.benchmarks.core.experiments import Need, Plan, PlannedNetwork
 from gengauge.benchmarks.needs import weights_need
 from gengauge.benchmarks.papers.diffaugment.rows import Recipe, Run
 from gengauge.datasets.catalogue import DATA_SETS, data_folder
 from gengauge.reference.diffaugment import biggan
+from gengauge.reference.nets.spectral_norm import SNConv2d
 
 
 def plan(run: Run) -> Plan:
@@ -43,12 +45,20 @@ def planned_networks(recipe: Recipe, resolution: int) -> tuple[PlannedNetwork, .
     return (
         PlannedNetwork(
             f"{family} generator, {resolution} px",
-            lambda: recipe.networks()[0].eval(),
+            lambda: _published(recipe.networks()[0]),
             lambda: (torch.empty(1, dim_z), *labels()),
         ),
         PlannedNetwork(
             f"{family} discriminator, {resolution} px",
-            lambda: recipe.networks()[1].eval(),
+            lambda: _published(recipe.networks()[1]),
             lambda: (torch.empty(1, 3, resolution, resolution), *labels()),
         ),
     )
+
+
+def _published(network: nn.Module) -> nn.Module:
+    """The network with the published order of operations, so that its count is the published one's."""
+    for module in network.modules():
+        if isinstance(module, SNConv2d):
+            module.folded = False
+    return network.eval()

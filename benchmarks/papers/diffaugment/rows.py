@@ -6,6 +6,7 @@ on ImageNet); each table follows one of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +46,7 @@ class Run:
     """The training that fills one row: data, subset, recipe, schedule in iterations, protocol.
 
     `fraction` of the pictures, or `count` of them where the table names a number; `subset` is the code base's rule.
-    `zoom` is the range of the share of its area that a training picture keeps, None for the whole picture.
+    `zoom` is the range of a training square's side as a share of the largest central square's, None for whole pictures.
     """
 
     data: str
@@ -205,7 +206,17 @@ def imagenet(fraction: float, augmented: bool) -> Run:
     if augmented:
         recipe = replace(recipe, policy="translation", d_lr=4e-4 if fraction == 1 else 2e-4)
     iterations = {1.0: 250_000, 0.5: 150_000, 0.25: 60_000}[fraction]
-    return Run("imagenet", 128, recipe, iterations, 2500, IMAGENET, fraction, value_range=(0.0, 1.0), zoom=(0.5, 1.0))
+    return Run(
+        "imagenet",
+        128,
+        recipe,
+        iterations,
+        2500,
+        IMAGENET,
+        fraction,
+        value_range=(0.0, 1.0),
+        zoom=(math.sqrt(0.5), 1.0),
+    )
 
 
 def small_runs() -> dict[tuple[str, str], Run]:

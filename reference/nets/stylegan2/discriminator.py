@@ -16,6 +16,7 @@ from gengauge.reference.nets.stylegan2.layers import (
     MappingNetwork,
     channels_at,
     resolutions_up_to,
+    works_in_half,
 )
 from gengauge.reference.nets.stylegan2.ops import downsample2d, minibatch_stddev, setup_filter
 
@@ -136,7 +137,7 @@ class Discriminator(nn.Module):
                 img_channels,
                 architecture,
                 conv_clamp=conv_clamp,
-                use_fp16=num_fp16_res > 0 and resolution > img_resolution // 2**num_fp16_res,
+                use_fp16=works_in_half(resolution, img_resolution, num_fp16_res),
                 **blocks,
             )
             setattr(self, f"b{resolution}", block)

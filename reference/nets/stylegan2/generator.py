@@ -17,6 +17,7 @@ from gengauge.reference.nets.stylegan2.layers import (
     activate,
     channels_at,
     resolutions_up_to,
+    works_in_half,
 )
 from gengauge.reference.nets.stylegan2.ops import modulated_conv2d, setup_filter, upsample2d
 
@@ -210,7 +211,7 @@ class SynthesisNetwork(nn.Module):
                 resolution,
                 img_channels,
                 last,
-                use_fp16=num_fp16_res > 0 and resolution > img_resolution // 2**num_fp16_res,
+                use_fp16=works_in_half(resolution, img_resolution, num_fp16_res),
                 **block_kwargs,
             )
             self.num_ws += block.num_conv + (block.num_torgb if last else 0)

@@ -164,3 +164,8 @@ def resolutions_up_to(img_resolution: int) -> list[int]:
     if img_resolution < 4 or img_resolution != 2**exponent:
         raise ValueError(f"StyleGAN2 makes pictures of 4, 8, 16, ... px, not {img_resolution}")
     return [2**i for i in range(2, exponent + 1)]
+
+
+def works_in_half(resolution: int, img_resolution: int, num_fp16_res: int) -> bool:
+    """Whether a resolution is among the highest ones that work in half precision; 4 px never is."""
+    return num_fp16_res > 0 and resolution >= max(2 * img_resolution // 2**num_fp16_res, 8)

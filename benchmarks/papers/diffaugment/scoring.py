@@ -1,0 +1,143 @@
+"""How a table samples and scores a generator, and how a discriminator is judged: the rules of its code base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gengauge.benchmarks.features.networks import FeatureNetwork
+from gengauge.benchmarks.features.resize import Mode
+from gengauge.benchmarks.features.stream import stream_features
+from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
+from gengauge.benchmarks.metrics.inception_score import inception_score
+from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.benchmarks.papers.diffaugment.rows import Protocol, Run
+from gengauge.datasets.sets import PictureSet
+from gengauge.reference.diffaugment import biggan
+from gengauge.reference.diffaugment.augment import diff_augment
+from gengauge.reference.nets.biggan import BatchNorm
+from gengauge.reference.nets.biggan import Generator as BigGAN
+from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
+
+MODE: Mode = "legacy_tensorflow"  # the published Inception graphs resize inside, TensorFlow 1's way
+
+
+def score(
+    g: nn.Module, run: Run, inception: FeatureNetwork, reference: Gaussian, seed: int, device: str
+) -> dict[str, float]:
+    """`fid` and, with a classifier and where the table has it, `is` with `is_std`, of one set of samples."""
+    p = run.protocol
+    features = stream_features(samples(g, run, p.samples, seed, device), inception, MODE, device)[: p.samples]
+    out = {"fid": frechet_distance(reference, fit(features, p.ddof))}
+    if p.inception_score and inception.probabilities is not None:
+        with torch.inference_mode():
+            where = next(inception.network.parameters()).device
+            probabilities = inception.probabilities(torch.from_numpy(features).to(where)).double().cpu().numpy()
+        splits = min(p.is_splits, len(probabilities))
+        out["is"], out["is_std"] = inception_score(probabilities, splits, p.is_borders)
+    return out
+
+
+@torch.no_grad()
+def samples(g: nn.Module, run: Run, count: int, seed: int, device: str) -> Iterator[Tensor]:
+    """At least `count` pictures in batches of the protocol: uint8, or float32 grey levels where it does not round.
+
+    A BigGAN under the CIFAR protocol stays in training mode, as published: its batch norms take the batch's statistics,
+    and its power vectors and running statistics move on while it samples.
+    """
+    p = run.protocol
+    generator = torch.Generator(device).manual_seed(seed)
+    before = g.training
+    if isinstance(g, BigGAN):
+        g.train()
+        if p.statistics == "accumulated":
+            accumulate_statistics(g, p, generator, device)
+            g.eval()
+        make: Callable[[], Tensor] = partial(_biggan_batch, g, p.batch, generator, device)
+    else:
+        assert isinstance(g, StyleGAN2)
+        g.eval()
+        make = partial(_stylegan2_batch, g, p.batch, generator, device)
+    try:
+        for _ in range(math.ceil(count / p.batch)):
+            yield grey_levels(make(), run)
+    finally:
+        g.train(before)
+
+
+def _biggan_batch(g: BigGAN, batch: int, generator: torch.Generator, device: str) -> Tensor:
+    draws = biggan.draw_step(batch, g, generator, device)
+    return g(draws.z, draws.y)
+
+
+def _stylegan2_batch(g: StyleGAN2, batch: int, generator: torch.Generator, device: str) -> Tensor:
+    z = torch.randn(batch, g.z_dim, generator=generator, device=device)
+    return g(z, None, generator=generator)
+
+
+def accumulate_statistics(g: BigGAN, protocol: Protocol, generator: torch.Generator, device: str) -> None:
+    """Sets each batch norm's statistics to the means of its batches' moments over many samples (compare_gan)."""
+    sums: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
+        before = sums.get(module, (torch.zeros_like(mean), torch.zeros_like(variance)))
+        sums[module] = (before[0] + mean, before[1] + variance)
+
+    norms = [module for module in g.modules() if isinstance(module, BatchNorm)]
+    handles = [norm.register_forward_pre_hook(add) for norm in norms]
+    count = math.ceil(protocol.accumulated / protocol.batch)
+    for _ in range(count):
+        _biggan_batch(g, protocol.batch, generator, device)
+    for handle in handles:
+        handle.remove()
+    for norm in norms:
+        norm.stored_mean.copy_(sums[norm][0] / count)
+        norm.stored_var.copy_(sums[norm][1] / count)
+
+
+@torch.no_grad()
+def d_accuracy(d: nn.Module, run: Run, pictures: PictureSet, seed: int, device: str) -> float:
+    """The share of real pictures whose score, augmented as in training and in eval mode, is above 0."""
+    generator = torch.Generator(device).manual_seed(seed)
+    chosen = np.arange(len(pictures))
+    low, high = run.value_range
+    policy = run.recipe.policy if _augments_reals(run) else ""
+    before, right = d.training, 0
+    d.eval()
+    for part in np.array_split(chosen, math.ceil(len(chosen) / run.recipe.batch)):
+        reals = pictures.pictures(part).to(device).float() * ((high - low) / 255) + low
+        reals = diff_augment(reals, policy, generator=generator)
+        if isinstance(run.recipe, biggan.Recipe):
+            assert pictures.labels is not None
+            scores = d(reals, torch.from_numpy(pictures.labels[part]).to(device))
+        else:
+            # Its minibatch deviation needs whole groups; the last pictures are repeated to fill one.
+            full = torch.cat([reals, reals[-1:].expand(-len(reals) % 4, -1, -1, -1)])
+            scores = d(full)[: len(reals)]
+        right += int((scores > 0).sum())
+    d.train(before)
+    return right / len(chosen)
+
+
+def _augments_reals(run: Run) -> bool:
+    return not isinstance(run.recipe, biggan.Recipe) or run.recipe.placement.reals
+
+
+def grey_levels(pictures: Tensor, run: Run) -> Tensor:
+    low, high = run.value_range
+    if run.protocol.rounded:
+        return to_uint8((pictures - low) * (2 / (high - low)) - 1 if (low, high) != (-1.0, 1.0) else pictures)
+    return (pictures - low) * (255 / (high - low))
+
+
+def generator_of(run: Run, state: dict[str, Any], device: str) -> nn.Module:
+    g = run.recipe.networks()[0]
+    g.load_state_dict(state)
+    return g.to(device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
