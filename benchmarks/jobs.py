@@ -98,6 +98,8 @@ def select(
     identities: dict[Path | None, str] = {}
 
     def identity(at: AtScale, experiment: Experiment) -> str:
+        if data is None and scale != "quick":
+            return "no data folder"
         part = data if data is None or experiment.reads is None else experiment.reads(at.settings, data)
         if part is None and data is not None:
             return f"nothing of it in {data.resolve().name}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 
 from gengauge.benchmarks.core.claims import Judgement, judge
-from gengauge.benchmarks.core.experiments import Experiment, Paper
+from gengauge.benchmarks.core.experiments import Experiment, Paper, Scale
 from gengauge.benchmarks.core.statistics import Interval, t_interval
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, Row, Table
 
@@ -177,8 +178,10 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
         if claim.table == key and all(cell.column in columns for cell in claim.cells.values())
     )
     curves = tuple(curve for c in columns.values() if (curve := _curve(part, present, c)) is not None)
-    protocol = tuple(dict.fromkeys(line for e in experiments for line in e.protocol))
     scale, data, device = (str(x) for x in group)
+    at_scale = [e.scales[s].protocol if (s := cast(Scale, scale)) in e.scales else () for e in experiments]
+    everywhere = [e.protocol for e in experiments]
+    protocol = tuple(dict.fromkeys(line for lines in (*at_scale, *everywhere) for line in lines))
     ordered = sorted(columns.values(), key=lambda c: c.direction == "none")
     return MeasuredTable(
         table,

@@ -123,6 +123,7 @@ class AtScale:
 
     `settings` is a frozen dataclass, `seeds` the number that its verdict needs. `threads` are fixed here, not taken
     from the machine, since rounding depends on them: the numbers are the same for any number of jobs side by side.
+    `protocol` names what differs from the published protocol at this scale only.
     """
 
     settings: Any
@@ -130,6 +131,7 @@ class AtScale:
     limits: Limits
     threads: int = 1
     plan: Plan = field(default_factory=Plan)
+    protocol: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,12 @@ class Experiment:
     """One function that fills some rows of one table at the scales it declares.
 
     `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
-    from the published protocol as (subject, published, here). A `timed` experiment runs alone on the machine. `check`
-    looks at the user's data before any job starts and raises ValueError for what the experiment cannot use. `reads`
-    tells which part of a folder of data sets it reads (None: the part is not there), by default all of it. `train` is
-    the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. `measure` gives mean
-    and standard deviation of what a network in the user's file has by the same protocol, for `gengauge measure`.
+    from the published protocol, at every scale, as (subject, published, here). A `timed` experiment runs alone on the
+    machine. `check` looks at the user's data before any job starts and raises ValueError for what the experiment cannot
+    use. `reads` tells which part of a folder of data sets it reads (None: the part is not there), by default all of it.
+    `train` is the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. `measure`
+    gives mean and standard deviation of what a network in the user's file has by the same protocol, for
+    `gengauge measure`.
     """
 
     key: str

@@ -20,7 +20,7 @@ from gengauge.benchmarks.core.experiments import Measurement
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.stream import fingerprint, running_moments, set_moments
 from gengauge.benchmarks.metrics.frechet import fit
-from gengauge.benchmarks.papers.diffaugment import checkpoints, measure, scoring
+from gengauge.benchmarks.papers.diffaugment import PAPER, checkpoints, measure, scoring
 from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
 from gengauge.benchmarks.papers.diffaugment.rows import IMAGENET, paper_runs
 from gengauge.datasets.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
@@ -286,3 +286,10 @@ def test_a_part_of_imagenet_has_pictures_of_every_class(tmp_path: Path) -> None:
     assert half.pictures([3])[0, 0, 0, 0] == half.labels[3]
     # The published counts of the full set's 1,281,167 pictures.
     assert [int(1_281_167 * fraction) for fraction in (0.5, 0.25)] == [640_583, 320_291]
+
+
+def test_a_scales_own_differences_are_told_at_that_scale_only() -> None:
+    experiment = next(e for e in PAPER.experiments if e.key == "cifar10-biggan@10pct-data")
+    assert "width" in {subject for subject, _, _ in experiment.scales["small"].protocol}
+    assert not experiment.scales["paper"].protocol
+    assert "width" not in {subject for subject, _, _ in experiment.protocol}

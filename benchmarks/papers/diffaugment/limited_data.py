@@ -69,11 +69,9 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
             # Days on one GPU; a run that is stopped goes on from its last state.
             "paper": AtScale(run, 1, Limits(seconds=60 * DAY, gibibytes=256), threads=8, plan=plan(run))
         }
-        protocol = _protocol(table, run)
         if (table, row) in small:
             short = small[table, row]
-            scales["small"] = AtScale(short, 2, Limits(seconds=2 * DAY, gibibytes=32), threads=2, plan=plan(short))
-            protocol = (*SMALL, *protocol)
+            scales["small"] = AtScale(short, 2, Limits(seconds=2 * DAY, gibibytes=32), 2, plan(short), SMALL)
         out.append(
             Experiment(
                 key=f"{table}-{row}",
@@ -82,7 +80,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=columns,
                 scales=scales,
                 run=partial(fill, row, keys),
-                protocol=protocol,
+                protocol=_protocol(table, run),
                 reads=lambda settings, root: data_set(settings.data).find(root),
                 train=train_row,
                 measure=partial(measure_file, keys),
