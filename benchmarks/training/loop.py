@@ -154,6 +154,7 @@ def _train(
         "versions": versions(),
         "begun": utc_now(),
         "processes": group.count,
+        "threads": torch.get_num_threads(),
         "code": [code],
     }
     if state is not None:

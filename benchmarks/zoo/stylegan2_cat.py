@@ -117,13 +117,14 @@ def make(
         "parameters": sum(parameter.numel() for parameter in RECIPE.networks()[0].parameters()),
         "seconds": round(trained.seconds),
         "device": device_name(device),
-        "threads": torch.get_num_threads(),
+        "threads": trained.about["threads"],
         "begun": trained.about["begun"],
         "ended": utc_now(),
         "versions": versions(),
         "sha256": hashlib.sha256(hidden.read_bytes()).hexdigest(),
         "bytes": hidden.stat().st_size,
     }
+    hidden.chmod(0o644)
     hidden.replace(file)
     _write_card(folder, content)
     _write_card(folder, {**content, **distances(load(folder), samples, device)})
