@@ -45,6 +45,8 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Ex
             try:
                 experiment.train(context_of(job, out / "training", tell))
             except (Unavailable, OSError, ValueError, RuntimeError) as error:
+                if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                    raise  # the others wait for this process: the launcher must end them all
                 wrong[str(job)] = error
     return wrong
 

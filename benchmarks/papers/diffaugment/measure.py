@@ -45,7 +45,7 @@ def fill(row: str, columns: tuple[str, ...], context: Context) -> Iterator[Resul
         for column in measured:
             if column in point:
                 yield Measurement(row, column, point[column], step=int(point["iteration"]))
-    best = min(trained.curve, key=lambda point: point["fid"])
+    best = min((point for point in trained.curve if math.isfinite(point["fid"])), key=lambda point: point["fid"])
     last = trained.curve[-1]
     yield from _final(row, columns, context, trained, best)
     yield Measurement(row, "fid_last", last["fid"], samples=run.protocol.samples, note="the last snapshot")
