@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,116 +108,112 @@ def train(
     can be written, Diverged (a ValueError) for a loss that is not finite.
     """
     group = processes or Processes()
-    config = json.loads(json.dumps(config, default=str))
     folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(json.dumps(config, default=str))
+    with _turn(folder, group, lambda doing: tell(0, schedule.iterations, doing)):
+        torch.manual_seed(seed)  # networks are built from the global generator, alike in all processes
+        training = build()
+        measure = snapshot(training) if snapshot is not None else None
+        curve: Curve = []
+        best: dict[str, Tensor] = {}
+        started, spent = time.monotonic(), 0.0
+        if group.main:
+            tidy(folder)
+        group.wait()
+        state = load_newest(folder)
+        group.wait()  # all look before the first writes
+        about: dict[str, Any] = {
+            "config": config,
+            "versions": versions(),
+            "begun": utc_now(),
+            "processes": group.count,
+            "threads": torch.get_num_threads(),
+            "code": [code],
+        }
+        if state is not None:
+            _check_continues(state.about, config, schedule, group, folder)
+            scatter(state.tensors, training.networks, training.optimisers, training.scalars())
+            training.iteration, curve = state.about["iteration"], state.about["curve"]
+            best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
+            about = {key: state.about[key] for key in about}
+            spent = state.about["seconds"]
+            if training.iteration < schedule.iterations:
+                about["code"] = list(dict.fromkeys([*about["code"], code]))
+        log = _Log(folder / "log.jsonl", training.iteration, group.main)
+        generator = torch.Generator(device)
+        source = batches.start(training.iteration, device)
+        total = schedule.iterations
+
+        def mark() -> None:
+            """Measures a snapshot where one is due, and saves."""
+            nonlocal best
+            here = training.iteration
+            if group.main:
+                check_finite(here, losses)  # a state that went wrong must not be gone on from
+                if (
+                    measure is not None
+                    and schedule.snapshot_at(here)
+                    and all(point["iteration"] != here for point in curve)
+                ):
+                    tell(here, total, f"snapshot at iteration {here}")
+                    point = {"iteration": float(here), **measure(here)}
+                    earlier = [p[metric] for p in curve if metric in p and math.isfinite(p[metric])]
+                    curve.append(point)
+                    if point.get(metric, math.nan) < min(earlier, default=math.inf):
+                        best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
+                tensors = gather(training.networks, training.optimisers, training.scalars())
+                content = {**about, "curve": curve, "seconds": spent + time.monotonic() - started}
+                save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, content)
+            group.wait()
+
+        losses: dict[str, Tensor] = {}
+        if state is None:
+            mark()
+        while training.iteration < total:
+            generator.manual_seed(step_seed(seed, group.index, training.iteration))
+            losses = training.step(*next(source), generator, average=group.average)
+            group.average_tensors(list(training.scalars().values()))
+            here = training.iteration
+            if here % schedule.log_every == 0 or here == total:
+                log.write(here, losses)
+                tell(here, total, f"iteration {here}")
+            if schedule.snapshot_at(here) or here % schedule.save_every == 0:
+                mark()
+        source.close()  # type: ignore[attr-defined]
+        last = {k: v.detach().cpu() for k, v in training.networks[keep].state_dict().items()}
+        return Trained(curve, best or last, last, about, spent + time.monotonic() - started)
+
+
+def _check_continues(
+    about: Mapping[str, Any], config: Mapping[str, Any], schedule: Schedule, group: Processes, folder: Path
+) -> None:
+    """Raises ValueError where a state is of another training, a longer one, or one by another number of processes."""
+    if about["config"] != config:
+        raise ValueError(f"{folder} holds a training of another configuration; choose another folder")
+    if about["iteration"] > schedule.iterations:
+        raise ValueError(f"{folder} holds {about['iteration']} iterations, more than {schedule.iterations}")
+    if about["iteration"] < schedule.iterations and about["processes"] != group.count:
+        raise ValueError(
+            f"{folder} was begun by {about['processes']} processes, whose batch norms see their share of a batch; "
+            f"go on with as many, not {group.count}"
+        )
+
+
+@contextmanager
+def _turn(folder: Path, group: Processes, tell: Callable[[str], None]) -> Iterator[None]:
+    """Waits until no other training is at work in the folder; until the first process has it, none reads a state."""
     lock = FileLock(folder / ".lock")
     if group.main:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            tell(0, schedule.iterations, f"waiting for another process that trains in {folder}")
+            tell(f"waiting for another process that trains in {folder}")
             lock.acquire()
     try:
-        group.wait()  # until the first process holds the lock, nobody reads a state
-        return _train(build, batches, folder, schedule, config, seed, device, snapshot, metric, keep, group, tell, code)
+        group.wait()
+        yield
     finally:
         lock.release()
-
-
-def _train(
-    build: Callable[[], Trainable],
-    batches: Batches,
-    folder: Path,
-    schedule: Schedule,
-    config: Mapping[str, Any],
-    seed: int,
-    device: str,
-    snapshot: Callable[[Trainable], Snapshot] | None,
-    metric: str,
-    keep: str,
-    group: Processes,
-    tell: Tell,
-    code: str,
-) -> Trained:
-    torch.manual_seed(seed)  # networks are built from the global generator, alike in all processes
-    training = build()
-    measure = snapshot(training) if snapshot is not None else None
-    curve: Curve = []
-    best: dict[str, Tensor] = {}
-    started, spent = time.monotonic(), 0.0
-    if group.main:
-        tidy(folder)
-    group.wait()
-    state = load_newest(folder)
-    group.wait()  # all look before the first writes
-    about: dict[str, Any] = {
-        "config": config,
-        "versions": versions(),
-        "begun": utc_now(),
-        "processes": group.count,
-        "threads": torch.get_num_threads(),
-        "code": [code],
-    }
-    if state is not None:
-        if state.about["config"] != config:
-            raise ValueError(f"{folder} holds a training of another configuration; choose another folder")
-        if state.about["iteration"] > schedule.iterations:
-            raise ValueError(f"{folder} holds {state.about['iteration']} iterations, more than {schedule.iterations}")
-        scatter(state.tensors, training.networks, training.optimisers, training.scalars())
-        training.iteration, curve = state.about["iteration"], state.about["curve"]
-        best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
-        about = {key: state.about[key] for key in about}
-        spent = state.about["seconds"]
-        if training.iteration < schedule.iterations:
-            if about["processes"] != group.count:
-                raise ValueError(
-                    f"{folder} was begun by {about['processes']} processes, whose batch norms see their share of a "
-                    f"batch; go on with as many, not {group.count}"
-                )
-            about["code"] = list(dict.fromkeys([*about["code"], code]))
-    log = _Log(folder / "log.jsonl", training.iteration, group.main)
-    generator = torch.Generator(device)
-    source = batches.start(training.iteration, device)
-    total = schedule.iterations
-
-    def mark() -> None:
-        """Measures a snapshot where one is due, and saves."""
-        nonlocal best
-        here = training.iteration
-        if group.main:
-            check_finite(here, losses)  # a state that went wrong must not be gone on from
-            if (
-                measure is not None
-                and schedule.snapshot_at(here)
-                and all(point["iteration"] != here for point in curve)
-            ):
-                tell(here, total, f"snapshot at iteration {here}")
-                point = {"iteration": float(here), **measure(here)}
-                earlier = [p[metric] for p in curve if metric in p and math.isfinite(p[metric])]
-                curve.append(point)
-                if point.get(metric, math.nan) < min(earlier, default=math.inf):
-                    best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
-            tensors = gather(training.networks, training.optimisers, training.scalars())
-            content = {**about, "curve": curve, "seconds": spent + time.monotonic() - started}
-            save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, content)
-        group.wait()
-
-    losses: dict[str, Tensor] = {}
-    if state is None:
-        mark()
-    while training.iteration < total:
-        generator.manual_seed(step_seed(seed, group.index, training.iteration))
-        losses = training.step(*next(source), generator, average=group.average)
-        group.average_tensors(list(training.scalars().values()))
-        here = training.iteration
-        if here % schedule.log_every == 0 or here == total:
-            log.write(here, losses)
-            tell(here, total, f"iteration {here}")
-        if schedule.snapshot_at(here) or here % schedule.save_every == 0:
-            mark()
-    source.close()  # type: ignore[attr-defined]
-    last = {k: v.detach().cpu() for k, v in training.networks[keep].state_dict().items()}
-    return Trained(curve, best or last, last, about, spent + time.monotonic() - started)
 
 
 def step_seed(seed: int, process: int, iteration: int) -> int:
