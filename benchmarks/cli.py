@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
+from rich.table import Column as TableColumn
 from rich.table import Table
 
 from gengauge.benchmarks.core.version import __version__
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from gengauge.benchmarks.core.tables import PublishedNumber
     from gengauge.benchmarks.dry_run import JobPlan
 
-FAILED, USAGE, UNAVAILABLE = 1, 2, 3
+FAILED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 EXIT_STATUS = (
     "Exit status: 0 all ended well, 1 something failed, 2 wrong use, 3 nothing failed but something was unavailable."
 )
@@ -90,9 +91,10 @@ def main() -> None:
         style, status = ("yellow", UNAVAILABLE) if unavailable else ("red", USAGE)
         console.print(f"gengauge: {error}", style=style, markup=False, highlight=False)
         raise SystemExit(status) from None
-    except KeyboardInterrupt:
-        console.print("gengauge: interrupted; the same command goes on from here", style="yellow")
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer has made this of a KeyboardInterrupt
+            console.print("gengauge: interrupted; the same command goes on from its last state", style="yellow")
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -109,6 +111,8 @@ def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key
     from gengauge.benchmarks.papers import SOURCES
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=250)  # a pipe or file takes whole lines
     papers = [load_paper(source) for source in SOURCES]
     if paper is None:
         table = Table()
@@ -134,7 +138,7 @@ def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key
         raise ValueError(f"there is no paper {paper!r}; there are {', '.join(p.key for p in papers)}")
     for t in chosen.tables:
         table = Table(
-            "row",
+            TableColumn("row", overflow="fold"),
             *(c.key for c in t.columns),
             "runs here at",
             title=f"{chosen.key}/{t.key}: {t.title}",
@@ -189,8 +193,7 @@ def run_command(
     idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, where, None)]
     if idle or not chosen:
         console.print(
-            f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; published numbers only. "
-            "`gengauge list` shows what runs at which scale.",
+            f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; {_elsewhere(idle or targets or [])}",
             style="yellow",
             markup=False,
         )
@@ -244,7 +247,7 @@ def train_command(
     folder = out or Path("out") / size
     chosen = select(SOURCES, targets, size, seeds, _device(device), data)
     if not chosen:
-        console.print(f"nothing of {', '.join(targets)} runs at scale {size}; see `gengauge list`", style="yellow")
+        console.print(f"nothing of {', '.join(targets)} runs at scale {size}; {_elsewhere(targets)}", style="yellow")
         raise typer.Exit(UNAVAILABLE)
     wrong = train_rows(chosen, folder, console)
     for name, error in wrong.items():
@@ -279,8 +282,12 @@ def measure_command(
 
     jobs = select(SOURCES, [target], scale.value, 1, _device(device), data)
     able = [job for job in jobs if job.declared()[0].measure is not None]
-    if len(able) != 1:
-        raise ValueError(f"{target} names {len(able)} rows that can measure a file at scale {scale.value}, not one")
+    if not able:
+        raise ValueError(f"{target} can measure no file at scale {scale.value}; {_elsewhere([target])}")
+    if len(able) > 1:
+        first = able[0].declared()[0]
+        name = f"{able[0].paper.key}/{first.table}/{first.rows[0]}"
+        raise ValueError(f"{target} names {len(able)} rows; name one, for instance {name}")
     (job,) = able
     experiment, _ = job.declared()
     assert experiment.measure is not None
@@ -288,7 +295,9 @@ def measure_command(
         context = context_of(job, Path(), lambda done, total, doing: tell(doing, done, total), seed)
         found = experiment.measure(context, checkpoint)
     published = job.paper.table(experiment.table)
-    table = Table("metric", "measured", "published", "source", title=f"{checkpoint} by {experiment.rows[0]}")
+    table = Table(
+        "metric", "measured", "published", "source", title=f"{checkpoint} by {experiment.rows[0]}, scale {scale.value}"
+    )
     for column in published.columns:
         number = published.number(experiment.rows[0], column.key)
         value = found.get(column.key)
@@ -390,19 +399,26 @@ def eval_command(
 @app.command("zoo", epilog="Example: `gengauge zoo --make out/zoo --kimg 48`")
 def zoo_command(
     make: Annotated[Path | None, typer.Option(help="Train it anew and write weights and card here.")] = None,
-    kimg: Annotated[float | None, typer.Option(help="Thousands of training pictures; by default as the card.")] = None,
+    kimg: Annotated[
+        float | None,
+        typer.Option(min=0.016, help="With --make: thousands of training pictures, by default as the card."),
+    ] = None,
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
 ) -> None:
     """Show the card of the small network that comes with the package, or make it again."""
     from gengauge.benchmarks.zoo import stylegan2_cat as entry
 
+    if kimg is not None and make is None:
+        raise ValueError("--kimg says for how long to train; give --make DIR with it")
     if make is not None:
         with _bars() as tell:
 
             def tell_training(done: int, total: int, doing: str) -> None:
                 tell("training", done, total)
 
-            entry.make(make, make / "training", _device(device), kimg or entry.KIMG, tell=tell_training)
+            entry.make(
+                make, make / "training", _device(device), entry.KIMG if kimg is None else kimg, tell=tell_training
+            )
     table = Table("", "", title=entry.NAME, show_header=False)
     for key, value in entry.card(make or entry.FOLDER).items():
         table.add_row(key, str(value))
@@ -460,6 +476,18 @@ def _scales(experiments: list[Experiment]) -> str:
 LACKING = "(-) data or weights are missing here: `gengauge run PAPER/TABLE --scale SCALE --dry-run` names them."
 
 
+def _elsewhere(targets: list[str]) -> str:
+    """At which scales targets run, for one at which they do not."""
+    from gengauge.benchmarks.core.experiments import SCALES
+    from gengauge.benchmarks.jobs import select
+    from gengauge.benchmarks.papers import SOURCES
+
+    there = [scale for scale in SCALES if select(SOURCES, targets, scale, 1, "cpu", None)]
+    if there:
+        return f"it runs at {', '.join(there)}: give --scale. `gengauge list PAPER` shows the rows."
+    return "published numbers only. `gengauge list` shows what runs at which scale."
+
+
 def _printed(n: PublishedNumber | None) -> str:
     return "" if n is None else n.text + ("*" if n.confidence == "memory" else "")
 
@@ -473,6 +501,7 @@ def _print_plans(console: Console, plans: list[JobPlan]) -> None:
             console.print(
                 f"  network  {network.name}: {network.parameters:,} parameters, {network.macs:,} MACs a forward pass",
                 highlight=False,
+                soft_wrap=True,
             )
         for need in p.needs:
             state = (
@@ -480,7 +509,7 @@ def _print_plans(console: Console, plans: list[JobPlan]) -> None:
                 if need.where
                 else f"MISSING, looked in {', '.join(need.looked_in)}; {need.remedy}"
             )
-            console.print(f"  needs    {need.what}: {state}", markup=False, highlight=False)
+            console.print(f"  needs    {need.what}: {state}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gengauge.benchmarks.core.experiments import Context, Unavailable
 from gengauge.benchmarks.core.experiments import Progress as Tell
@@ -23,6 +24,7 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Ex
     first shows progress.
     """
     wrong: dict[str, Exception | None] = {}
+    first = os.environ.get("RANK", "0") == "0"
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -30,17 +32,22 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Ex
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal or os.environ.get("RANK", "0") != "0",
+        disable=not (console.is_terminal and first),
     ) as progress:
         for job in jobs:
             experiment, _ = job.declared()
             if experiment.train is None:
                 wrong[str(job)] = None
                 continue
-            task = progress.add_task(str(job), total=1)
+            task = progress.add_task("", total=1)
+            say = _Lines(console) if first else None
+            if first:
+                console.print(f"training {job} in {out / 'training'}", highlight=False, soft_wrap=True)
 
-            def tell(done: int, total: int, doing: str, task: int = task, job: Job = job) -> None:
-                progress.update(task, completed=done, total=total, description=f"{job}: {doing}")  # type: ignore[arg-type]
+            def tell(done: int, total: int, doing: str, task: TaskID = task, say: _Lines | None = say) -> None:
+                progress.update(task, completed=done, total=total, description=doing)
+                if say is not None:
+                    say(done, total, doing)
 
             try:
                 experiment.train(context_of(job, out / "training", tell))
@@ -49,6 +56,19 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Ex
                     raise  # the others wait for this process: the launcher must end them all
                 wrong[str(job)] = error
     return wrong
+
+
+class _Lines:
+    """Progress where there is no terminal: a line a snapshot, and one a minute."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.last = console, time.monotonic()
+
+    def __call__(self, done: int, total: int, doing: str) -> None:
+        now = time.monotonic()
+        if not self.console.is_terminal and (doing.startswith("snapshot") or now - self.last > 60):
+            self.last = now
+            self.console.print(f"  {doing} ({done} of {total})", highlight=False, soft_wrap=True)
 
 
 def context_of(job: Job, work: Path, tell: Tell, seed: int | None = None) -> Context:

@@ -93,7 +93,7 @@ def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str,
                 "measured": table,
                 "header": text.header(table),
                 "lines": text.lines(table),
-                "published_metric": {c.key: c.metric for c in table.table.columns},
+                "published_metric": {n.column: n.metric for n in table.table.published},
                 "plots": _plots(table, f"{section.paper.key}-{number}"),
                 "pictures": _pictures(section, table, frame, run),
             }

@@ -39,7 +39,7 @@ def test_stylegan2_iteration(benchmark: BenchmarkFixture, code: str) -> None:
     batch = 4
     recipe = recipes.stylegan2_tf("cifar")
     if code == "pytorch":
-        other = recipes.stylegan2_pytorch("low_shot", 32)
+        other = recipes.stylegan2_pytorch("low-shot", 32)
         recipe = replace(other, generator=recipe.generator, discriminator=recipe.discriminator)
     if not benchmark.enabled:
         width = {"channel_base": 128, "channel_max": 8}

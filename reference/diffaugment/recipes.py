@@ -6,6 +6,7 @@ reproduce them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from gengauge.reference.diffaugment import biggan, stylegan2
@@ -50,11 +51,12 @@ def biggan_imagenet(ch: int = 96) -> biggan.Recipe:
 
 def stylegan2_tf(data: Literal["cifar", "few-images", "low-shot"]) -> stylegan2.Recipe:
     """StyleGAN2 as in `run_cifar.py` (32 px), `run_ffhq.py` and `run_few_shot.py`, or `run_low_shot.py` (256 px)."""
-    resolution, fmap_base, batch, gamma, ema_kimg = {
+    recipes = {
         "cifar": (32, 2048, 32, 0.1, 1000.0),
         "few-images": (256, 8192, 32, 1.0, 10.0),
         "low-shot": (256, 16384, 16, 10.0, 10.0),
-    }[data]
+    }
+    resolution, fmap_base, batch, gamma, ema_kimg = recipes[_known(data, recipes)]
     return stylegan2.Recipe(
         code="tf",
         batch=batch,
@@ -67,10 +69,10 @@ def stylegan2_tf(data: Literal["cifar", "few-images", "low-shot"]) -> stylegan2.
     )
 
 
-def stylegan2_pytorch(cfg: Literal["low_shot", "cifar"], resolution: int | None = None) -> stylegan2.Recipe:
+def stylegan2_pytorch(cfg: Literal["low-shot", "cifar"], resolution: int | None = None) -> stylegan2.Recipe:
     """StyleGAN2 as in the PyTorch port's `--cfg=low_shot` (its default) and `--cfg=cifar`."""
     half = {"num_fp16_res": 4, "conv_clamp": 256.0}
-    cifar = cfg == "cifar"
+    cifar = _known(cfg, ("low-shot", "cifar")) == "cifar"
     size = {"img_resolution": resolution or (32 if cifar else 256)}
     return stylegan2.Recipe(
         code="pytorch",
@@ -99,3 +101,9 @@ def stylegan2_pytorch(cfg: Literal["low_shot", "cifar"], resolution: int | None 
             **({"architecture": "orig", "epilogue_kwargs": {"mbstd_group_size": 32}} if cifar else {}),
         },
     )
+
+
+def _known(name: str, names: Iterable[str]) -> str:
+    if name not in names:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(names)}")
+    return name

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,33 @@ def test_the_doctor_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> No
     assert found["weights", "inception-logits"].state == "missing"
     assert "GENGAUGE_INCEPTION_LOGITS" in found["weights", "inception-logits"].detail
     assert "data" in call("doctor").stdout
+
+
+def test_a_target_at_another_scale_says_where_it_runs() -> None:
+    done = gengauge("train", "diffaugment/cifar10/cr-biggan@10pct-data", "--device", "cpu")
+    assert done.returncode == cli.UNAVAILABLE
+    assert "it runs at paper: give --scale" in done.stdout
+    done = gengauge("measure", "diffaugment/cifar10", "G.pth", "--device", "cpu")
+    assert done.returncode == cli.USAGE
+    assert "names 18 rows; name one, for instance diffaugment/cifar10/biggan@100pct-data" in done.stderr
+    done = gengauge("measure", "sige/macs", "G.pth", "--device", "cpu")
+    assert "published numbers only" in done.stderr
+
+
+def test_zoo_length_needs_a_place() -> None:
+    done = gengauge("zoo", "--kimg", "3")
+    assert done.returncode == cli.USAGE
+    assert "give --make DIR" in done.stderr
+
+
+def test_an_interrupt_says_that_the_work_goes_on(tmp_path: Path) -> None:
+    script = "from gengauge.benchmarks.cli import main; main()"
+    options = ["run", "diffaugment/placements", "--device", "cpu", "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-c", script, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "logs").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)  # until a job has begun
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert b"interrupted; the same command goes on" in told

@@ -293,3 +293,13 @@ def test_a_scales_own_differences_are_told_at_that_scale_only() -> None:
     assert "width" in {subject for subject, _, _ in experiment.scales["small"].protocol}
     assert not experiment.scales["paper"].protocol
     assert "width" not in {subject for subject, _, _ in experiment.protocol}
+
+
+def test_at_paper_scale_a_set_must_be_whole(tmp_path: Path) -> None:
+    data = write_cifar(tmp_path / "data", per_file=8)
+    here = replace(context(Tiny.run("biggan"), data, tmp_path), scale="paper")
+    with pytest.raises(ValueError, match="holds 40 pictures, the published set 50000"):
+        measure.train_row(here)
+    torch.save(Tiny.run("biggan").recipe.networks()[0].state_dict(), tmp_path / "G.pth")
+    with pytest.raises(ValueError, match="holds 8 pictures, the published set 10000"):
+        measure.measure_file(("fid",), here, tmp_path / "G.pth")

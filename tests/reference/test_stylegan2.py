@@ -73,7 +73,7 @@ def test_noise_comes_from_the_generator_that_is_given() -> None:
     [
         (recipes.stylegan2_tf("low-shot"), [["Gmain", "Dboth"]] * 5),
         (
-            recipes.stylegan2_pytorch("low_shot", 16),
+            recipes.stylegan2_pytorch("low-shot", 16),
             [["Gmain", "Greg", "Dmain", "Dreg"], *[["Gmain", "Dmain"]] * 3, ["Gmain", "Greg", "Dmain"]],
         ),
         (recipes.stylegan2_pytorch("cifar", 16), [["Gmain", "Dmain", "Dreg"], *[["Gmain", "Dmain"]] * 4]),
@@ -128,7 +128,15 @@ def test_style_mixing_is_drawn_for_each_sample_in_the_tensorflow_recipe() -> Non
     assert len({(sample == sample[0]).all(1).sum().item() for sample in ws}) == 1
 
 
+def test_recipes_have_known_names() -> None:
+    for make in (recipes.stylegan2_tf, recipes.stylegan2_pytorch):
+        with pytest.raises(ValueError, match=r"no recipe 'low_shot'; there are .*low-shot"):
+            make("low_shot")  # type: ignore[arg-type, operator]
+
+
 def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="channel_base 64 leaves no channels at 128 px"):
+        Generator(8, 0, 8, 128, synthesis_kwargs={"channel_base": 64})
     with pytest.raises(ValueError, match="4, 8, 16"):
         Generator(img_resolution=24)
     g = Generator(8, 0, 8, 16, synthesis_kwargs=WIDTH)

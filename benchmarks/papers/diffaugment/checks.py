@@ -69,7 +69,7 @@ RECIPES: dict[str, tuple[Row, Recipe]] = {
     "check-stylegan2-tf": (Row("StyleGAN2, tf recipe"), _narrow(recipes.stylegan2_tf("cifar"))),
     "check-stylegan2-pytorch": (
         Row("StyleGAN2, pytorch recipe"),
-        _narrow(recipes.stylegan2_pytorch("low_shot", RESOLUTION)),
+        _narrow(recipes.stylegan2_pytorch("low-shot", RESOLUTION)),
     ),
 }
 TABLE = Table(

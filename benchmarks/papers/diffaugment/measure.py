@@ -32,6 +32,20 @@ from gengauge.datasets.sets import PictureSet, Subset
 from gengauge.datasets.subsets import cifar_subset, epoch_orders, first
 from gengauge.reference.diffaugment import biggan, stylegan2
 
+PUBLISHED_SIZES = {
+    ("cifar10", "train"): 50_000,
+    ("cifar10", "test"): 10_000,
+    ("cifar100", "train"): 50_000,
+    ("cifar100", "test"): 10_000,
+    ("imagenet", "train"): 1_281_167,
+    ("imagenet", "test"): 50_000,
+    ("100-shot-obama", "train"): 100,
+    ("100-shot-grumpy_cat", "train"): 100,
+    ("100-shot-panda", "train"): 100,
+    ("AnimalFace-cat", "train"): 160,
+    ("AnimalFace-dog", "train"): 389,
+    ("ffhq", "train"): 70_000,
+}
 SAMPLING = 1_000_003  # sets the sampling's seeds apart from those of any process in training
 
 
@@ -131,7 +145,10 @@ def train_row(context: Context) -> Trained | None:
     group, device = join(context.device)
     check_processes(run, group.count)
     root = context.data
-    pictures = training_set(run, open_pictures(run, root, "train"))
+    everything = open_pictures(run, root, "train")
+    if context.scale == "paper":
+        check_size(run, everything, "train")
+    pictures = training_set(run, everything)
     config = {"run": {k: v for k, v in asdict(run).items() if k != "iterations"}, "data": fingerprint(pictures)}
     name = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = context.work / f"{run.data}-{name}-seed{context.seed}"
@@ -175,6 +192,16 @@ def open_pictures(run: Run, root: Path | None, split: str) -> PictureSet:
     return ImageNetSet(opened, run.resolution) if run.data == "imagenet" else opened  # type: ignore[arg-type]
 
 
+def check_size(run: Run, pictures: PictureSet, split: str) -> None:
+    """Refuses a set that is not whole: its numbers would stand beside the published ones."""
+    expected = PUBLISHED_SIZES.get((run.data, "test" if split == "test" else "train"))
+    if expected is not None and len(pictures) != expected:
+        raise ValueError(
+            f"{pictures.name} holds {len(pictures)} pictures, the published set {expected}; fetch it again, or run at "
+            "scale small"
+        )
+
+
 def training_set(run: Run, everything: PictureSet) -> PictureSet:
     """The pictures that a row trains on, by its code base's rule. Raises ValueError where the set is too small."""
     count = run.count or int(len(everything) * run.fraction)
@@ -207,6 +234,8 @@ def _judges(run: Run, context: Context, tell: Callable[[int, int], None]) -> tup
     """The feature network and the moments of the reference set, which `tell` hears of while they are computed."""
     inception = load_network("inception")
     reference = reference_set(run, context.data)
+    if context.scale == "paper":
+        check_size(run, reference, run.protocol.reference)
     return inception, set_moments(reference, inception, MODE, context.device, run.protocol.ddof, tell)
 
 

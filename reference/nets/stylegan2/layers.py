@@ -154,8 +154,13 @@ def _checked(name: str, x: Tensor | None, dimensions: int) -> Tensor:
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Channels of the blocks at a resolution."""
-    return min(channel_base // resolution, channel_max)
+    """Channels of the blocks at a resolution. Raises ValueError where there would be none."""
+    channels = min(channel_base // resolution, channel_max)
+    if channels < 1:
+        raise ValueError(
+            f"channel_base {channel_base} leaves no channels at {resolution} px; give at least {resolution}"
+        )
+    return channels
 
 
 def resolutions_up_to(img_resolution: int) -> list[int]:
