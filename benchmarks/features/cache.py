@@ -74,7 +74,7 @@ def _read(path: Path, count: int, dimensions: int) -> Array | None:
 
 
 def _digest(pictures: Pictures, network: FeatureNetwork, how: str) -> str:
-    hasher = hashlib.sha256(f"{network.name} {network.digest} {_code()} {how}".encode())
+    hasher = hashlib.sha256(f"{network.name} {network.digest} {extraction_code()} {how}".encode())
     if isinstance(pictures, Tensor):
         hasher.update(repr(tuple(pictures.shape)).encode() + pictures.contiguous().numpy().tobytes())
     else:
@@ -83,7 +83,8 @@ def _digest(pictures: Pictures, network: FeatureNetwork, how: str) -> str:
     return hasher.hexdigest()[:32]
 
 
-def _code() -> str:
+def extraction_code() -> str:
+    """What features depend on beside pictures and weights: the code that makes them and the libraries under it."""
     here = Path(__file__).parent
     nets, folder = Path(gengauge.reference.nets.__path__[0]), Path(gengauge.datasets.folder.__file__)
     return f"{source_digest(here, nets, folder)} {sorted(versions().items())}"

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 from torch import Tensor
 
-from gengauge.benchmarks.features.cache import features
+from gengauge.benchmarks.features.cache import extraction_code, features
 from gengauge.benchmarks.features.extract import Precision, extract
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.resize import Mode
@@ -54,13 +54,14 @@ def set_moments(
 ) -> Gaussian:
     """The Gaussian of a whole set's features, kept in the cache; of a large set in one pass with running sums.
 
-    The cache key of a large set is its name, size and a digest of some of its pictures, since reading all of them is
-    what the cache is there to spare.
+    The cache key of a large set tells its pictures by name, size and a digest of some of them, since reading all is
+    what the cache is there to spare; the rest of it is as in `features`.
     """
     if len(pictures) <= KEPT:
         whole = pictures.pictures(np.arange(len(pictures)))
         return fit(features(whole, network, mode, device, progress=progress), ddof)
-    key = hashlib.sha256(f"{fingerprint(pictures)} {network.name} {network.digest} {mode} {device} {ddof}".encode())
+    what = f"{fingerprint(pictures)} {network.name} {network.digest} {extraction_code()} {mode} {device} {ddof}"
+    key = hashlib.sha256(what.encode())
     path = cache_folder() / "moments" / f"{key.hexdigest()[:32]}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

@@ -220,7 +220,7 @@ def imagenet(fraction: float, augmented: bool) -> Run:
 
 
 def small_runs() -> dict[tuple[str, str], Run]:
-    """BigGAN on subsets of CIFAR-10 for one GPU and half an hour in all, the baseline and DiffAugment at each fraction.
+    """BigGAN on subsets of CIFAR-10, meant for half an hour on one GPU: the baseline and DiffAugment at each fraction.
 
     Half the width, a short schedule, snapshots at its start, middle and end.
     """
