@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+SIGE_DATA = "https://www.cs.cmu.edu/~sige/resources/datasets"  # as in download_dataset.py of lmxyy/sige
 LOW_SHOT_PAGE = "https://hanlab.mit.edu/projects/data-efficient-gans/datasets"
 
 
@@ -27,6 +28,17 @@ class DataSet:
     def places(self, root: Path | None) -> list[Path]:
         """All the marks that exist under `root`, in order."""
         return [root / mark for mark in self.marks if (root / mark).exists()] if root is not None else []
+
+
+def _edits(key: str, what: str, script: str, md5: str) -> DataSet:
+    return DataSet(
+        key,
+        what,
+        ("sige",),
+        (key,),
+        f"unpack {key}.zip (md5 {md5}) from {SIGE_DATA} into the folder {key} of the data folder; {script} of "
+        "lmxyy/sige does it",
+    )
 
 
 def _low_shot(key: str, what: str) -> DataSet:
@@ -80,6 +92,19 @@ DATA_SETS = (
         ("imagenet", "ILSVRC2012"),
         "register at https://image-net.org, download ILSVRC2012 and unpack it into imagenet/train and imagenet/val, "
         "one folder a class",
+    ),
+    _edits(
+        "church_outdoor_sdedit",
+        "454 LSUN churches, each with an edit by strokes",
+        "diffusion/download_dataset.py",
+        "149d28096a94cfb48210e5950ffa613a",
+    ),
+    # Later versions of the script repeat the md5 of the churches here; this one is of its first version.
+    _edits(
+        "cityscapes-edit",
+        "pairs of label maps of Cityscapes, one of them edited",
+        "gaugan/download_dataset.py",
+        "f51ca362c4f7f0f733132ff9fe24613c",
     ),
 )
 

