@@ -14,6 +14,7 @@ import torch
 from gengauge.benchmarks.core.version import __version__
 from gengauge.benchmarks.machine import available_cores, device_name, versions
 from gengauge.datasets import catalogue, weights
+from gengauge.kernels import available
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Finding:
 
 def examine(data: Path | None = None) -> list[Finding]:
     """All findings. `data` is the folder of published data sets, by default $GENGAUGE_DATA."""
-    return [*_machine(), *_weights(), *_data(data or catalogue.data_folder())]
+    return [*_machine(), *_kernels(), *_weights(), *_data(data or catalogue.data_folder())]
 
 
 def _machine() -> list[Finding]:
@@ -68,6 +69,15 @@ def _machine() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("machine", "mps", "ok", "Apple GPU"))
     return found
+
+
+def _kernels() -> list[Finding]:
+    """Each way to compute the hot loops. Native code is wanted everywhere, Triton on a GPU only."""
+    out = []
+    for way, told in available().items():
+        lack: Literal["missing", "info"] = "missing" if way == "native" or torch.cuda.is_available() else "info"
+        out.append(Finding("kernels", way, "ok" if told.startswith("yes") else lack, told))
+    return out
 
 
 def _weights() -> list[Finding]:

@@ -1,0 +1,712 @@
+// A convolution on tiles of a picture, in one pass: gather, concatenation, nearest up-sampling, per-channel affine,
+// modulation, activation, convolution, bias and residual sum, written into the full map in place.
+//
+// Maps are pixel-major float32: a pixel's channels lie side by side. Three ways to multiply:
+//   kind 4  Winograd F(4x4, 3x3): 36 products for 16 outputs where the direct way takes 144
+//   kind 2  Winograd F(2x2, 3x3): 16 products for 4 outputs where the direct way takes 36; less than half the weights
+//   kind 1  direct: the picture's rows are the matrix, reached through pointers; any kernel size and stride
+// (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.)
+#include <algorithm>
+#include <cmath>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#include "simd.h"
+
+using namespace gg;
+
+extern "C" {
+
+// A map (image, y, x, channel), of which some pixels may lie elsewhere: what an edit computed anew.
+struct Map {
+  const float* data;
+  int64_t row, image;        // floats from a pixel, an image, to the next
+  const int32_t* where;      // per pixel: its number among the new ones, or -1; null: there are none
+  const float* news;         // (image, new pixel, channel)
+  int64_t news_image;
+  int32_t channels;
+  int32_t halved;            // 1: the map has half the size, and each of its pixels serves for four
+};
+
+struct Conv {
+  int32_t kind, sources;
+  Map source[3];
+  int32_t height, width;  // of the input, after up-sampling
+  int32_t channels_in, channels_out;
+  int32_t kernel, stride, pad;
+  int32_t tile;        // edge of an output tile, for kind 1
+  int32_t activation;  // 0 none, 1 SiLU, 2 leaky ReLU
+  float slope;
+  const float *centre, *scale, *shift;  // per input channel: (value - centre) * scale + shift; null for none
+  int64_t affine_image;                 // floats from one image's scale to the next
+  Map gamma, beta;                      // value * (1 + gamma) + beta after the affine; data null for none
+  Map residual;                         // added to the result; data null for none
+  const float *weights, *bias;
+  int32_t out_height, out_width;
+  float* out;                // a map, or with `out_where` only its new pixels
+  const int32_t* out_where;
+  int64_t out_row, out_image;
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr int64_t ALIGNED = 64 / sizeof(float);
+
+int64_t aligned(int64_t floats) { return (floats + ALIGNED - 1) / ALIGNED * ALIGNED; }
+
+// The distance between matrices that are written side by side: an odd number of cache lines, so that they do not all
+// fall into the same set of the cache.
+int64_t spread(int64_t floats) { return ((floats + ALIGNED - 1) / ALIGNED | 1) * ALIGNED; }
+
+int panel_of(int channels_out) { return channels_out <= WIDTH ? WIDTH : 2 * WIDTH; }
+
+// Where a map's pixel lies, of a picture of that width.
+inline const float* pixel_of(const Map& map, int64_t image, int y, int x, int width) {
+  const int64_t pixel = (int64_t)(y >> map.halved) * (width >> map.halved) + (x >> map.halved);
+  if (map.where) {
+    const int32_t fresh = map.where[pixel];
+    if (fresh >= 0) return map.news + image * map.news_image + fresh * map.row;
+  }
+  return map.data + image * map.image + pixel * map.row;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Products
+
+// Weights are read once and come from far: while one panel is multiplied, the next is fetched, a little each step.
+struct Ahead {
+  const float* next;
+  int64_t step;  // floats a step; 0: nothing to fetch
+};
+
+inline void fetch(Ahead& ahead) {
+  __builtin_prefetch(ahead.next, 0, 2);
+  __builtin_prefetch(ahead.next + ALIGNED, 0, 2);
+  ahead.next += ahead.step;
+}
+
+// c[r][0 .. NV * WIDTH) = sum over segments s and k of rows[s][r][k] * b[s][k][0 .. NV * WIDTH), for MR rows.
+template <int MR, int NV>
+void multiply_rows(const float* const* rows, int segments, const int* depth, const float* b, float* c, int64_t c_row,
+                   Ahead ahead) {
+  Floats sum[MR][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) sum[r][j] = Floats{};
+  for (int s = 0; s < segments; s++, rows += MR) {
+    for (int k = 0; k < depth[s]; k++, b += NV * WIDTH) {
+      Floats column[NV];
+#pragma GCC unroll 2
+      for (int j = 0; j < NV; j++) column[j] = load(b + j * WIDTH);
+      fetch(ahead);
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) {
+        const Floats value = broadcast(rows[r][k]);
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++) sum[r][j] += value * column[j];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) store(c + r * c_row + j * WIDTH, sum[r][j]);
+}
+
+// The same for rows at a constant distance: a pointer for three rows is enough.
+template <int MR, int NV>
+void multiply_matrix(const float* a, int64_t a_row, int64_t depth, const float* b, float* c, int64_t c_row,
+                     Ahead ahead) {
+  Floats sum[MR][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) sum[r][j] = Floats{};
+  const float* third[(MR + 2) / 3];
+#pragma GCC unroll 16
+  for (int g = 0; g < (MR + 2) / 3; g++) third[g] = a + 3 * g * a_row;
+  for (int64_t k = 0; k < depth; k++, b += NV * WIDTH) {
+    Floats column[NV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) column[j] = load(b + j * WIDTH);
+    fetch(ahead);
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; r++) {
+      const Floats value = broadcast(third[r / 3][(r % 3) * a_row]);
+#pragma GCC unroll 2
+      for (int j = 0; j < NV; j++) sum[r][j] += value * column[j];
+    }
+#pragma GCC unroll 16
+    for (int g = 0; g < (MR + 2) / 3; g++) third[g]++;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; j++) store(c + r * c_row + j * WIDTH, sum[r][j]);
+}
+
+typedef void (*RowsProduct)(const float* const*, int, const int*, const float*, float*, int64_t, Ahead);
+typedef void (*MatrixProduct)(const float*, int64_t, int64_t, const float*, float*, int64_t, Ahead);
+
+// Tables [vectors of a panel - 1][rows - 1].
+template <int NV, int... R>
+struct Table {
+  static constexpr RowsProduct rows[] = {multiply_rows<R, NV>...};
+  static constexpr MatrixProduct matrix[] = {multiply_matrix<R, NV>...};
+};
+template <int NV, int N, int... R>
+struct UpTo : UpTo<NV, N - 1, N, R...> {};
+template <int NV, int... R>
+struct UpTo<NV, 0, R...> : Table<NV, R...> {};
+
+RowsProduct rows_product(int rows, int panel) {
+  return panel == WIDTH ? UpTo<1, ROWS>::rows[rows - 1] : UpTo<2, ROWS>::rows[rows - 1];
+}
+MatrixProduct matrix_product(int rows, int panel) {
+  return panel == WIDTH ? UpTo<1, ROWS>::matrix[rows - 1] : UpTo<2, ROWS>::matrix[rows - 1];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading a window
+
+constexpr int MOST_PIXELS = 121;  // of a window: 11 x 11
+
+struct Window {  // where the pixels of a tile's input lie
+  int edge;
+  const float* at[3][MOST_PIXELS];  // per source and pixel; null outside the picture
+  const float *gamma[MOST_PIXELS], *beta[MOST_PIXELS];
+  const float *centre, *scale, *shift;
+};
+
+inline void open_window(const Conv& conv, const int32_t* corner, int edge, Window& window) {
+  window.edge = edge;
+  const int64_t image = corner[0];
+  const int top = corner[1] * conv.stride - conv.pad, left = corner[2] * conv.stride - conv.pad;
+  window.centre = conv.centre ? conv.centre + image * conv.affine_image : nullptr;
+  window.scale = conv.scale ? conv.scale + image * conv.affine_image : nullptr;
+  window.shift = conv.scale ? conv.shift + image * conv.affine_image : nullptr;
+  for (int dy = 0, i = 0; dy < edge; dy++)
+  for (int dx = 0; dx < edge; dx++, i++) {
+    const int y = top + dy, x = left + dx;
+    const bool inside = y >= 0 && x >= 0 && y < conv.height && x < conv.width;
+    for (int s = 0; s < conv.sources; s++)
+      window.at[s][i] = inside ? pixel_of(conv.source[s], image, y, x, conv.width) : nullptr;
+    if (conv.gamma.data && inside) {
+      window.gamma[i] = pixel_of(conv.gamma, image, y, x, conv.width);
+      window.beta[i] = pixel_of(conv.beta, image, y, x, conv.width);
+    }
+  }
+}
+
+// `count` channels of pixel i, from channel c of source s, which is channel `channel` of the concatenation.
+inline Floats read_pixel(const Conv& conv, const Window& window, int s, int i, int c, int channel, int count,
+                         Floats scale, Floats shift) {
+  if (!window.at[s][i]) return Floats{};  // zero after affine and activation, not before
+  Floats value = load_some(window.at[s][i] + c, count);
+  if (window.centre) value = value - load_some(window.centre + channel, count);
+  if (window.scale) value = value * scale + shift;
+  if (conv.gamma.data) {
+    const Floats gamma = load_some(window.gamma[i] + channel, count);
+    value = value * (gamma + broadcast(1.0f)) + load_some(window.beta[i] + channel, count);
+  }
+  if (conv.activation == 1) return value * reciprocal(broadcast(1.0f) + exponential(-value));
+  if (conv.activation == 2) return value > Floats{} ? value : value * broadcast(conv.slope);
+  return value;
+}
+
+bool plain(const Conv& conv) { return !conv.scale && !conv.gamma.data && !conv.activation; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Winograd's transforms, one dimension at a time
+
+template <int OUT>
+struct Transform;
+
+template <>
+struct Transform<4> {  // points 0, 1, -1, 2, -2, infinity
+  static constexpr int EDGE = 6;
+  static inline void input(const Floats* d, int step, Floats* v) {
+    const Floats d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
+    const Floats two = broadcast(2.0f), four = broadcast(4.0f), five = broadcast(5.0f);
+    const Floats even = d4 - four * d2, odd = d3 - four * d1;
+    const Floats even2 = d4 - d2, odd2 = two * (d3 - d1);
+    v[0] = four * d0 - five * d2 + d4;
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = even2 + odd2;
+    v[4] = even2 - odd2;
+    v[5] = four * d1 - five * d3 + d5;
+  }
+  static inline void output(const Floats* m, int step, Floats* y) {
+    const Floats m0 = m[0], m5 = m[5 * step];
+    const Floats s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
+    const Floats s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
+    y[0] = m0 + s1 + s2;
+    y[1] = d1 + broadcast(2.0f) * d2;
+    y[2] = s1 + broadcast(4.0f) * s2;
+    y[3] = d1 + broadcast(8.0f) * d2 + m5;
+  }
+};
+
+template <>
+struct Transform<2> {  // points 0, 1, -1, infinity
+  static constexpr int EDGE = 4;
+  static inline void input(const Floats* d, int step, Floats* v) {
+    const Floats d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step];
+    v[0] = d0 - d2;
+    v[1] = d1 + d2;
+    v[2] = d2 - d1;
+    v[3] = d1 - d3;
+  }
+  static inline void output(const Floats* m, int step, Floats* y) {
+    const Floats m1 = m[step], m2 = m[2 * step];
+    y[0] = m[0] + m1 + m2;
+    y[1] = m1 - m2 - m[3 * step];
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Writing results
+
+// An output pixel's place, and that of what is added to it; `to` is null outside the picture.
+struct Place {
+  float* to;
+  const float* residual;
+};
+
+inline Place place_of(const Conv& conv, int64_t image, int y, int x) {
+  if (y >= conv.out_height || x >= conv.out_width) return {nullptr, nullptr};
+  int64_t pixel = (int64_t)y * conv.out_width + x;
+  const float* residual = conv.residual.data ? pixel_of(conv.residual, image, y, x, conv.out_width) : nullptr;
+  if (conv.out_where) pixel = conv.out_where[pixel];
+  return {conv.out + image * conv.out_image + pixel * conv.out_row, residual};
+}
+
+inline void write(const Place& place, const float* bias, int channel, int count, Floats value) {
+  if (bias) value += load_some(bias + channel, count);
+  if (place.residual) value += load_some(place.residual + channel, count);
+  store_some(place.to + channel, value, count);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Winograd
+
+// Transformed inputs of tiles [from, to): v (point, tile - first, channel), `tiles` rows a point.
+template <int OUT>
+void transform_inputs(const Conv& conv, const int32_t* tiles, int64_t first, int64_t from, int64_t to, int64_t rows,
+                      float* v, float* margin) {
+  constexpr int EDGE = Transform<OUT>::EDGE, POINTS = EDGE * EDGE;
+  const int64_t depth = conv.channels_in;
+  const bool worth_keeping = !plain(conv);
+  bool kept = false;  // the last two columns of the tile before, activated
+  Window window;
+  for (int64_t t = from; t < to; t++) {
+    const int32_t* corner = tiles + 3 * t;
+    open_window(conv, corner, EDGE, window);
+    const bool keep = worth_keeping && t + 1 < to && corner[3] == corner[0] && corner[4] == corner[1] &&
+                      corner[5] == corner[2] + OUT;
+    int channel = 0;
+    float* edge = margin;
+    for (int s = 0; s < conv.sources; s++) {
+      const int channels = conv.source[s].channels;
+      for (int c = 0; c < channels; c += WIDTH) {
+        const int count = std::min(WIDTH, channels - c);
+        const Floats scale = window.scale ? load_some(window.scale + channel, count) : Floats{};
+        const Floats shift = window.scale ? load_some(window.shift + channel, count) : Floats{};
+        Floats d[POINTS], half[POINTS];
+        for (int y = 0; y < EDGE; y++) {
+          for (int x = 0; x < EDGE; x++) {
+            if (kept && x < 2)
+              d[y * EDGE + x] = load(edge + (y * 2 + x) * WIDTH);
+            else
+              d[y * EDGE + x] = read_pixel(conv, window, s, y * EDGE + x, c, channel, count, scale, shift);
+          }
+        }
+        if (keep)
+          for (int y = 0; y < EDGE; y++)
+            for (int x = 0; x < 2; x++) store(edge + (y * 2 + x) * WIDTH, d[y * EDGE + OUT + x]);
+#pragma GCC unroll 8
+        for (int x = 0; x < EDGE; x++) {
+          Floats column[EDGE];
+          Transform<OUT>::input(d + x, EDGE, column);
+#pragma GCC unroll 8
+          for (int y = 0; y < EDGE; y++) half[y * EDGE + x] = column[y];
+        }
+        float* to_row = v + (t - first) * depth + channel;
+#pragma GCC unroll 8
+        for (int y = 0; y < EDGE; y++) {
+          Floats row[EDGE];
+          Transform<OUT>::input(half + y * EDGE, 1, row);
+#pragma GCC unroll 8
+          for (int x = 0; x < EDGE; x++) store_some(to_row + (y * EDGE + x) * spread(rows * depth), row[x], count);
+        }
+        channel += count;
+        edge += 2 * EDGE * WIDTH;
+      }
+    }
+    kept = keep;
+  }
+}
+
+// Panels [from, to) of the outputs of `rows` tiles that begin at tile `first`.
+template <int OUT>
+void multiply_panels(const Conv& conv, const int32_t* tiles, int64_t first, int64_t rows, int from, int to,
+                     const float* v, float* m) {
+  constexpr int EDGE = Transform<OUT>::EDGE, POINTS = EDGE * EDGE;
+  const int panel = panel_of(conv.channels_out), panels = (conv.channels_out + panel - 1) / panel;
+  const int64_t depth = conv.channels_in, m_row = (int64_t)(to - from) * panel;
+  const int64_t blocks = (rows + ROWS - 1) / ROWS;
+  for (int p = 0; p < POINTS; p++) {
+    for (int n = from; n < to; n++) {
+      const float* b = conv.weights + ((int64_t)p * panels + n) * depth * panel;
+      const float* next = n + 1 < to ? b + depth * panel : b + (panels - (to - 1 - from)) * depth * panel;
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t r0 = rows * block / blocks, r1 = rows * (block + 1) / blocks;
+        const Ahead ahead = {next + depth * panel / blocks * block, (panel + blocks - 1) / blocks};
+        matrix_product(r1 - r0, panel)(v + p * spread(rows * depth) + r0 * depth, depth, depth, b,
+                                       m + p * spread(rows * m_row) + r0 * m_row + (n - from) * panel, m_row, ahead);
+      }
+    }
+  }
+  for (int64_t t = 0; t < rows; t++) {
+    const int32_t* corner = tiles + 3 * (first + t);
+    Place place[OUT * OUT];
+    for (int i = 0; i < OUT * OUT; i++) place[i] = place_of(conv, corner[0], corner[1] + i / OUT, corner[2] + i % OUT);
+    for (int c = 0; c < m_row; c += WIDTH) {
+      const int channel = from * panel + c, count = std::min(WIDTH, conv.channels_out - channel);
+      if (count <= 0) break;
+      Floats product[POINTS], half[OUT * EDGE];
+      for (int p = 0; p < POINTS; p++) product[p] = load(m + p * spread(rows * m_row) + t * m_row + c);
+#pragma GCC unroll 8
+      for (int x = 0; x < EDGE; x++) {
+        Floats column[OUT];
+        Transform<OUT>::output(product + x, EDGE, column);
+#pragma GCC unroll 8
+        for (int y = 0; y < OUT; y++) half[y * EDGE + x] = column[y];
+      }
+#pragma GCC unroll 8
+      for (int y = 0; y < OUT; y++) {
+        Floats row[OUT];
+        Transform<OUT>::output(half + y * EDGE, 1, row);
+#pragma GCC unroll 8
+        for (int x = 0; x < OUT; x++)
+          if (place[y * OUT + x].to) write(place[y * OUT + x], conv.bias, channel, count, row[x]);
+      }
+    }
+  }
+}
+
+#ifndef V_FLOATS
+#define V_FLOATS 600000
+#define M_FLOATS 300000
+#endif
+struct Chunk {  // how much is done at a time: tiles, panels, and the floats of scratch that takes
+  int64_t tiles;
+  int panels;
+  int64_t v, m, margin;
+};
+
+// Transformed inputs and products of a chunk should stay in the second-level cache (2 MB here, most have 1 to 2).
+template <int OUT>
+Chunk chunk_of(const Conv& conv, int64_t tiles) {
+  constexpr int EDGE = Transform<OUT>::EDGE, POINTS = EDGE * EDGE;
+  const int panel = panel_of(conv.channels_out), panels = (conv.channels_out + panel - 1) / panel;
+  Chunk chunk;
+  const int64_t wanted = std::max<int64_t>(4 * ROWS, V_FLOATS / (POINTS * conv.channels_in));
+  const int64_t parts = std::max<int64_t>(1, (tiles + wanted - 1) / wanted);
+  chunk.tiles = (tiles + parts - 1) / parts;
+  chunk.panels = std::max<int64_t>(1, std::min<int64_t>(panels, M_FLOATS / (POINTS * chunk.tiles * panel)));
+  chunk.v = POINTS * spread(chunk.tiles * conv.channels_in);
+  chunk.m = POINTS * spread(chunk.tiles * chunk.panels * panel);
+  chunk.margin = aligned((int64_t)2 * EDGE * (conv.channels_in + 3 * WIDTH));
+  return chunk;
+}
+
+template <int OUT>
+void winograd(const Conv& conv, const int32_t* tiles, int64_t count, float* scratch, int threads) {
+  const int panel = panel_of(conv.channels_out), panels = (conv.channels_out + panel - 1) / panel;
+  const bool by_tiles = count >= (int64_t)threads * 4 * ROWS;
+  const Chunk chunk = chunk_of<OUT>(conv, by_tiles ? (count + threads - 1) / threads : count);
+  const int64_t chunks = (count + chunk.tiles - 1) / chunk.tiles;
+  if (by_tiles) {  // each thread does whole chunks, with its own scratch
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+    for (int64_t i = 0; i < chunks; i++) {
+#if defined(_OPENMP)
+      const int thread = omp_get_thread_num();
+#else
+      const int thread = 0;
+#endif
+      float* v = scratch + thread * (chunk.v + chunk.m + chunk.margin);
+      const int64_t first = i * chunk.tiles, rows = std::min(chunk.tiles, count - first);
+      transform_inputs<OUT>(conv, tiles, first, first, first + rows, rows, v, v + chunk.v + chunk.m);
+      for (int n = 0; n < panels; n += chunk.panels)
+        multiply_panels<OUT>(conv, tiles, first, rows, n, std::min(panels, n + chunk.panels), v, v + chunk.v);
+    }
+    return;
+  }
+  // Few tiles: the weights are what costs, so each thread reads its share of them.
+  const int share = std::min<int>(chunk.panels, (panels + threads - 1) / threads);
+#pragma omp parallel num_threads(threads)
+  {
+#if defined(_OPENMP)
+    const int thread = omp_get_thread_num();
+#else
+    const int thread = 0;
+#endif
+    float* m = scratch + chunk.v + thread * (chunk.m + chunk.margin);
+    for (int64_t first = 0; first < count; first += chunk.tiles) {
+      const int64_t rows = std::min(chunk.tiles, count - first);
+#pragma omp for schedule(static)
+      for (int64_t t = 0; t < rows; t += 4)
+        transform_inputs<OUT>(conv, tiles, first, first + t, first + std::min(t + 4, rows), rows, scratch,
+                              m + chunk.m);
+#pragma omp for schedule(dynamic, 1)
+      for (int n = 0; n < panels; n += share)
+        multiply_panels<OUT>(conv, tiles, first, rows, n, std::min(panels, n + share), scratch, m);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Direct
+
+int window_edge(const Conv& conv) { return (conv.tile - 1) * conv.stride + conv.kernel; }
+
+// Activated pixels of a tile's window: patch (pixel, channel).
+void fill_patch(const Conv& conv, const Window& window, float* patch) {
+  const int pixels = window.edge * window.edge;
+  int channel = 0;
+  for (int s = 0; s < conv.sources; s++) {
+    const int channels = conv.source[s].channels;
+    for (int c = 0; c < channels; c += WIDTH) {
+      const int count = std::min(WIDTH, channels - c);
+      const Floats scale = window.scale ? load_some(window.scale + channel, count) : Floats{};
+      const Floats shift = window.scale ? load_some(window.shift + channel, count) : Floats{};
+      for (int i = 0; i < pixels; i++)
+        store_some(patch + (int64_t)i * conv.channels_in + channel,
+                   read_pixel(conv, window, s, i, c, channel, count, scale, shift), count);
+      channel += count;
+    }
+  }
+}
+
+// The matrix of a chunk of tiles: each output's row is a few segments that lie side by side.
+//
+// A 1x1 convolution without a prologue reads the maps where they are, a segment a map. Otherwise the windows are
+// gathered into a patch, where the pixels under a row of the kernel follow each other: a segment a row.
+struct Rows {
+  bool in_place;
+  int segments, depth[7];
+};
+
+Rows rows_of(const Conv& conv) {
+  Rows rows;
+  rows.in_place = plain(conv) && conv.kernel == 1;
+  rows.segments = rows.in_place ? conv.sources : conv.kernel;
+  for (int s = 0; s < rows.segments; s++)
+    rows.depth[s] = rows.in_place ? conv.source[s].channels : conv.kernel * conv.channels_in;
+  return rows;
+}
+
+struct DirectChunk {
+  int64_t tiles, patch, pointers, places, sums;
+  int64_t shared() const { return patch + pointers + places; }
+};
+
+DirectChunk direct_chunk(const Conv& conv, int64_t tiles) {
+  const int edge = window_edge(conv), area = conv.tile * conv.tile;
+  DirectChunk chunk;
+  const int64_t wanted = std::max<int64_t>(1, 250000 / ((int64_t)edge * edge * conv.channels_in));
+  const int64_t least = (8 * ROWS + area - 1) / area;  // rows enough to pay for reading the weights
+  const int64_t most = (512 + area - 1) / area;  // results are written a panel at a time: they should stay near
+  const int64_t size = std::max(std::min(wanted, most), least), parts = std::max<int64_t>(1, (tiles + size - 1) / size);
+  chunk.tiles = (tiles + parts - 1) / parts;
+  chunk.patch = aligned(chunk.tiles * edge * edge * conv.channels_in + conv.channels_in);  // and a row of zeros
+  chunk.pointers = aligned(2 * chunk.tiles * area * 7);
+  chunk.places = aligned(4 * chunk.tiles * area);
+  chunk.sums = aligned((int64_t)ROWS * 2 * WIDTH);
+  return chunk;
+}
+
+// Where each segment and each result of the outputs of tile t (the i-th of its chunk) lies; fills the patch.
+void place_rows(const Conv& conv, const Rows& rows, const int32_t* tiles, int64_t t, int64_t i, const float** row,
+                Place* place, int64_t outputs, float* patch, const float* zeros) {
+  const int edge = window_edge(conv), area = conv.tile * conv.tile;
+  const int32_t* corner = tiles + 3 * t;
+  Window window;
+  open_window(conv, corner, edge, window);
+  float* own = patch + i * edge * edge * conv.channels_in;
+  if (!rows.in_place) fill_patch(conv, window, own);
+  for (int o = 0; o < area; o++) {
+    const int py = o / conv.tile, px = o % conv.tile;
+    const int at = py * conv.stride * edge + px * conv.stride;
+    for (int s = 0; s < rows.segments; s++) {
+      const float* from = own + (int64_t)(at + s * edge) * conv.channels_in;
+      if (rows.in_place) from = window.at[s][at] ? window.at[s][at] : zeros;
+      row[s * outputs + i * area + o] = from;
+    }
+    place[i * area + o] = place_of(conv, corner[0], corner[1] + py, corner[2] + px);
+  }
+}
+
+// Panels [n0, n1) of a chunk's outputs.
+void multiply_outputs(const Conv& conv, const Rows& rows, int n0, int n1, const float* const* row, const Place* place,
+                      int64_t outputs, float* sums) {
+  const int panel = panel_of(conv.channels_out);
+  const int64_t depth = (int64_t)conv.kernel * conv.kernel * conv.channels_in;
+  const int64_t blocks = (outputs + ROWS - 1) / ROWS;
+  for (int n = n0; n < n1; n++) {
+    const float* b = conv.weights + n * depth * panel;
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t r0 = outputs * block / blocks, r1 = outputs * (block + 1) / blocks;
+      const int count = r1 - r0;
+      const float* at[7 * ROWS];
+      for (int s = 0; s < rows.segments; s++)
+        for (int r = 0; r < count; r++) at[s * count + r] = row[s * outputs + r0 + r];
+      const Ahead ahead = {b + depth * panel + depth * panel / blocks * block, (panel + blocks - 1) / blocks};
+      rows_product(count, panel)(at, rows.segments, rows.depth, b, sums, panel, ahead);
+      for (int r = 0; r < count; r++) {
+        if (!place[r0 + r].to) continue;
+        for (int c = 0; c < panel && n * panel + c < conv.channels_out; c += WIDTH)
+          write(place[r0 + r], conv.bias, n * panel + c, std::min(WIDTH, conv.channels_out - n * panel - c),
+                load(sums + r * panel + c));
+      }
+    }
+  }
+}
+
+void direct(const Conv& conv, const int32_t* tiles, int64_t count, float* scratch, int threads) {
+  const int panel = panel_of(conv.channels_out), panels = (conv.channels_out + panel - 1) / panel;
+  const int area = conv.tile * conv.tile;
+  const bool by_tiles = count * area >= (int64_t)threads * 16 * ROWS;
+  const DirectChunk chunk = direct_chunk(conv, by_tiles ? (count + threads - 1) / threads : count);
+  const int64_t chunks = (count + chunk.tiles - 1) / chunk.tiles;
+  const Rows rows = rows_of(conv);
+#pragma omp parallel num_threads(threads)
+  {
+#if defined(_OPENMP)
+    const int thread = omp_get_thread_num();
+#else
+    const int thread = 0;
+#endif
+    float* base = by_tiles ? scratch + thread * (chunk.shared() + chunk.sums) : scratch;
+    float* zeros = base + chunk.patch - aligned(conv.channels_in);
+    const float** row = (const float**)(base + chunk.patch);
+    Place* place = (Place*)(base + chunk.patch + chunk.pointers);
+    float* sums = base + chunk.shared() + (by_tiles ? 0 : thread * chunk.sums);
+    if (by_tiles) {  // each thread does whole chunks, with its own scratch
+      memset(zeros, 0, sizeof(float) * conv.channels_in);
+#pragma omp for schedule(static, 1)
+      for (int64_t n = 0; n < chunks; n++) {
+        const int64_t first = n * chunk.tiles, number = std::min(chunk.tiles, count - first);
+        for (int64_t i = 0; i < number; i++)
+          place_rows(conv, rows, tiles, first + i, i, row, place, number * area, base, zeros);
+        multiply_outputs(conv, rows, 0, panels, row, place, number * area, sums);
+      }
+    } else {  // the weights are what costs: each thread reads its share of them
+#pragma omp single
+      memset(zeros, 0, sizeof(float) * conv.channels_in);
+      for (int64_t first = 0; first < count; first += chunk.tiles) {
+        const int64_t number = std::min(chunk.tiles, count - first);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < number; i++)
+          place_rows(conv, rows, tiles, first + i, i, row, place, number * area, base, zeros);
+#pragma omp for schedule(static)
+        for (int n = 0; n < panels; n++)
+          multiply_outputs(conv, rows, n, n + 1, row, place, number * area, sums);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Floats in a panel of packed weights: columns are padded with zeros to a multiple of it.
+int32_t gg_conv_panel(int32_t channels_out) { return panel_of(channels_out); }
+
+// Floats of scratch that `gg_conv` needs.
+int64_t gg_conv_scratch(const Conv* conv, int64_t count, int32_t threads) {
+  const int64_t share = (count + threads - 1) / threads;
+  if (conv->kind == 1) {
+    const DirectChunk one = direct_chunk(*conv, share), all = direct_chunk(*conv, count);
+    return std::max(threads * (one.shared() + one.sums), all.shared() + threads * all.sums);
+  }
+  const Chunk one = conv->kind == 4 ? chunk_of<4>(*conv, share) : chunk_of<2>(*conv, share);
+  const Chunk all = conv->kind == 4 ? chunk_of<4>(*conv, count) : chunk_of<2>(*conv, count);
+  return std::max(threads * (one.v + one.m + one.margin), all.v + threads * (all.m + all.margin));
+}
+
+// `tiles` (count, 3): image and top-left corner of each output tile; corners within the picture.
+void gg_conv(const Conv* conv, const int32_t* tiles, int64_t count, float* scratch, int32_t threads) {
+  if (count == 0) return;
+  if (conv->kind == 4)
+    winograd<4>(*conv, tiles, count, scratch, threads);
+  else if (conv->kind == 2)
+    winograd<2>(*conv, tiles, count, scratch, threads);
+  else
+    direct(*conv, tiles, count, scratch, threads);
+}
+
+// moments (image, channel, 2): mean and variance over the pixels of a map, in double. Differences from the first pixel
+// are summed, so that a channel that is all but constant keeps its variance.
+void gg_channel_moments(const float* map, int64_t images, int64_t pixels, int64_t channels, double* moments,
+                        int32_t threads) {
+  constexpr int64_t BLOCK = 64;  // pixels summed in float before they join the double
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (int64_t image = 0; image < images; image++) {
+    for (int64_t c = 0; c < channels; c += WIDTH) {
+      const int count = std::min<int64_t>(WIDTH, channels - c);
+      const float* at = map + image * pixels * channels + c;
+      const Floats first = load_some(at, count);
+      double total[WIDTH] = {}, squares[WIDTH] = {};
+      for (int64_t from = 0; from < pixels; from += BLOCK) {
+        Floats part = {}, part2 = {};
+        for (int64_t p = from; p < std::min(from + BLOCK, pixels); p++) {
+          const Floats value = load_some(at + p * channels, count) - first;
+          part += value;
+          part2 += value * value;
+        }
+        for (int i = 0; i < WIDTH; i++) total[i] += part[i], squares[i] += part2[i];
+      }
+      for (int i = 0; i < count; i++) {
+        const double mean = total[i] / pixels;
+        moments[(image * channels + c + i) * 2] = first[i] + mean;
+        moments[(image * channels + c + i) * 2 + 1] = std::max(0.0, squares[i] / pixels - mean * mean);
+      }
+    }
+  }
+}
+
+// sums (image, channel, 2): how the sum and the sum of squares of (value - first pixel) change when new pixels take the
+// place of old ones. `pixels` and `numbers` (count): their places in the map and among the new ones.
+void gg_moments_change(const float* map, const float* news, const int64_t* pixels, const int64_t* numbers,
+                       int64_t count, int64_t images, int64_t map_pixels, int64_t news_pixels, int64_t channels,
+                       double* sums, int32_t threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (int64_t image = 0; image < images; image++) {
+    for (int64_t c = 0; c < channels; c += WIDTH) {
+      const int width = std::min<int64_t>(WIDTH, channels - c);
+      const float* old = map + image * map_pixels * channels + c;
+      const float* fresh = news + image * news_pixels * channels + c;
+      const Floats first = load_some(old, width);
+      double total[WIDTH] = {}, squares[WIDTH] = {};
+      for (int64_t i = 0; i < count; i++) {
+        const Floats after = load_some(fresh + numbers[i] * channels, width) - first;
+        const Floats before = load_some(old + pixels[i] * channels, width) - first;
+        const Floats change = after - before, square = after * after - before * before;
+        for (int k = 0; k < WIDTH; k++) total[k] += change[k], squares[k] += square[k];
+      }
+      for (int k = 0; k < width; k++) {
+        sums[(image * channels + c + k) * 2] = total[k];
+        sums[(image * channels + c + k) * 2 + 1] = squares[k];
+      }
+    }
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,116 @@
+"""Which convolutions of a network are computed on tiles, and on which: the released policies, by published names.
+
+(Li et al. 2022, section 4 and the released code: 6x6 tiles before 3x3 convolutions, 4x4 before 1x1, from 64 px up.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from gengauge.reference.sige.program import ConvStep
+
+FOLLOW: Literal["follow"] = "follow"  # computed where the convolution before it was
+Block = int | Literal["follow"] | None  # edge of an input tile; None: computed everywhere
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an edit is computed.
+
+    `block` gives a convolution's input tile. A norm whose weights are named in `fresh_norms` is given the statistics of
+    the edited map; all others keep those of the original. `attention_norms` matters for a fault of the published code
+    only (see `published_attention_fault`).
+    """
+
+    name: str
+    block: Callable[[ConvStep], Block]
+    fresh_norms: Callable[[str], bool] = lambda name: False
+    # The released DDPM code of May 2023 and later reads the statistics of attention's norm wrongly: all channels are
+    # scaled and shifted as the channel with the number of the cache is (0 in all published runs). Off by default.
+    published_attention_fault: bool = False
+
+    def norm_is_fresh(self, name: str) -> bool:
+        """Whether the norm of that name is given new statistics."""
+        return self.fresh_norms(name)
+
+    def norm_is_faulty(self, name: str) -> bool:
+        """Whether the norm of that name is read as the published fault does."""
+        return self.published_attention_fault and re.search(r"(^|\.)attn(\.|_)", name) is not None
+
+
+def ddpm(threshold: int = 64, main: int = 6, shortcut: int = 4, published_attention_fault: bool = False) -> Policy:
+    """DDPM's U-Net: what works at `threshold` px or more, and every convolution after an up-sampling."""
+
+    def block(step: ConvStep) -> Block:
+        if step.name in ("conv_in", "conv_out"):
+            return None
+        if step.name.endswith(".upsample.conv"):
+            return main
+        return _by_kernel(step, main, shortcut) if min(step.size_in) >= threshold else None
+
+    return Policy(f"ddpm from {threshold} px", block, _is_last_norm, published_attention_fault)
+
+
+def progressive_distillation(threshold: int = 64, main: int = 6, shortcut: int = 4) -> Policy:
+    """Progressive Distillation's U-Net; a block that resamples is judged by the resolution before it does."""
+
+    def block(step: ConvStep) -> Block:
+        if step.name in ("conv_in", "conv_out"):
+            return None
+        size = min(step.size_in)
+        if ".downsample." in step.name:
+            size *= 2
+        elif ".upsample." in step.name:
+            size //= 2
+        return _by_kernel(step, main, shortcut) if size >= threshold else None
+
+    return Policy(f"progressive distillation from {threshold} px", block, _is_last_norm)
+
+
+SPADE_BLOCKS = ("head_0", "G_middle_0", "G_middle_1", "up_0", "up_1", "up_2", "up_3")
+
+
+def spade(sparse_layers: int = 5, main: int = 6, shortcut: int = 4) -> Policy:
+    """SPADE's generator and its small form: the last `sparse_layers` blocks. Raises ValueError for more than 7."""
+    if not 0 <= sparse_layers <= len(SPADE_BLOCKS):
+        raise ValueError(f"sparse_layers is {sparse_layers}; the generator has {len(SPADE_BLOCKS)} blocks")
+    sparse = SPADE_BLOCKS[len(SPADE_BLOCKS) - sparse_layers :]
+
+    def block(step: ConvStep) -> Block:
+        first = step.name.split(".")[0]
+        if first not in sparse:
+            return None
+        if step.name.endswith((".mlp_gamma.conv.2", ".mlp_beta.conv.2")):
+            return FOLLOW
+        return _by_kernel(step, main, shortcut)
+
+    # Instance norms of blocks that are not sparse see the edit, as everything in these blocks does.
+    return Policy(f"spade, {sparse_layers} layers", block, lambda name: name.split(".")[0] not in sparse)
+
+
+def by_size(threshold: int = 64, main: int = 6, shortcut: int = 4, first_and_last: bool = False) -> Policy:
+    """Any network: every convolution at `threshold` px or more, but for those at the picture's ends."""
+
+    def block(step: ConvStep) -> Block:
+        at_an_end = step.name in ("conv_in", "conv_out")
+        if at_an_end and not first_and_last:
+            return None
+        return _by_kernel(step, main, shortcut) if min(step.size_in) >= threshold else None
+
+    return Policy(f"by size, from {threshold} px", block, _is_last_norm)
+
+
+def everywhere() -> Policy:
+    """No tiles: every convolution is computed on the whole map."""
+    return Policy("everywhere", lambda step: None, lambda name: True)
+
+
+def _by_kernel(step: ConvStep, main: int, shortcut: int) -> Block:
+    return shortcut if step.kernel == 1 else main
+
+
+def _is_last_norm(name: str) -> bool:
+    return name in ("norm_out", "conv_norm_out")
