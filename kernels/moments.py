@@ -17,8 +17,9 @@ def channel_moments(x: Tensor) -> Moments:
     """Mean and biased variance of each channel of a map (N, C, H, W) over its pixels: (N, C) float64 each."""
     native = _native(x)
     if native is None:
-        variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
-        return mean, variance
+        wide = x if x.dtype == torch.float64 else x.float()
+        variance, mean = torch.var_mean(wide, (2, 3), correction=0)
+        return mean.double(), variance.double()
     images, channels = x.shape[:2]
     moments = torch.empty(images, channels, 2, dtype=torch.float64)
     native.gg_channel_moments(
@@ -52,9 +53,7 @@ def edited_moments(edited: EditedMap, before: Moments) -> Moments:
 
 
 def _native(x: Tensor) -> ctypes.CDLL | None:
-    fits = (
-        x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    )
+    fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     return library() if fits else None
 
 

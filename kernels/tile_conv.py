@@ -2,8 +2,8 @@
 
 One call gathers the tiles' windows from up to three maps side by side (each may have half the size: nearest
 up-sampling), applies a per-channel affine, a per-pixel modulation and an activation, convolves, adds bias and residual,
-and writes the tiles. Pixels outside the picture are zero after the activation, as zero padding makes them. The original's
-maps are only read: what an edit changes lies beside them, and every call reads through both.
+and writes the tiles. Pixels outside the picture are zero after the activation, as zero padding makes them. The maps of
+the original are only read: what an edit changes lies beside them, and every call reads through both.
 
 Three ways: `fast` and `direct` are native (float32 on the CPU, maps in channels_last), the first by Winograd's minimal
 filtering where that is quicker; `torch` is the definition and runs everywhere.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ from gengauge.kernels.native import library
 ConvWay = Literal["fast", "direct", "torch"]
 Kind = Literal[1, 2, 4]  # edge of Winograd's output tile; 1 is the direct way
 
+WINOGRAD: tuple[Kind, ...] = (2, 4)
 MOST_SOURCES = 3
 _ACTIVATIONS: dict[str, int] = {"identity": 0, "swish": 1, "leaky_relu": 2, "relu": 2}
 
@@ -34,14 +35,15 @@ _ACTIVATIONS: dict[str, int] = {"identity": 0, "swish": 1, "leaky_relu": 2, "rel
 class Touched:
     """The pixels of a map of `size` (H, W) that lie in tiles: `corners` (n, 2) int32 (y, x), `tile` pixels wide.
 
-    Tiles do not overlap; those that begin outside the map are left out. `where` (H * W) int32 numbers the pixels tile by
-    tile, row by row, and is -1 for the others.
+    Tiles do not overlap; those that begin outside the map are left out. `where` (H * W) int32 numbers the pixels tile
+    by tile, row by row, and is -1 for the others.
     """
 
     def __init__(self, corners: Tensor, tile: int, size: tuple[int, int]) -> None:
         height, width = size
         inside = (corners[:, 0] < height) & (corners[:, 1] < width)
         self.corners, self.tile, self.size = corners[inside].contiguous(), tile, size
+        self.listed = len(corners)  # with those outside, which the published code computes and drops
         steps = torch.arange(tile, device=corners.device)
         rows = (self.corners[:, 0, None] + steps)[:, :, None].expand(-1, -1, tile)
         columns = (self.corners[:, 1, None] + steps)[:, None, :].expand(-1, tile, -1)
@@ -49,6 +51,7 @@ class Touched:
         inside = (rows < height) & (columns < width)
         self.pixels = (rows * width + columns)[inside]  # of the map, in the order of
         self.numbers = numbers[inside]
+        self.everything = len(self.pixels) == height * width
         self.where = torch.full((height * width,), -1, dtype=torch.int32, device=corners.device)
         self.where[self.pixels] = self.numbers.to(torch.int32)
         self._places: dict[tuple[int, int], Tensor] = {}
@@ -191,12 +194,18 @@ class TileConv:
             and (tile - 1) * self.stride + self.kernel <= 11
         )
 
+    def products(self, way: ConvWay, count: int, tile: int) -> int:
+        """Multiplications that `count` tiles of `tile` x `tile` outputs take, transforms not counted."""
+        kind = self.kind(way, count, tile) if self.native(tile) else 1
+        points = self.kernel**2 if kind == 1 else (kind + 2) ** 2 / kind**2
+        return round(points * count * tile**2 * self.weight[:, :, 0, 0].numel())
+
     def kind(self, way: ConvWay, count: int, tile: int) -> Kind:
         """How the native way multiplies `count` tiles of `tile` x `tile` outputs."""
         if way == "direct" or self.kernel != 3 or self.stride != 1:
             return 1
         out, depth = self.weight.shape[:2]
-        kinds: list[Kind] = [1, *(k for k in (2, 4) if tile % k == 0)]  # type: ignore[list-item]
+        kinds: list[Kind] = [1, *(k for k in WINOGRAD if tile % k == 0)]
         return min(kinds, key=lambda kind: _cost(kind, count * tile * tile, depth, out))
 
     def __call__(
@@ -223,6 +232,9 @@ class TileConv:
     def _torch(
         self, sources: Sequence[Source], prologue: Prologue, touched: Touched, out: AnyMap, residual: Source | None
     ) -> None:
+        if touched.everything and isinstance(out, Tensor):
+            out.copy_(self._whole(sources, prologue, touched.size, residual))
+            return
         block = (touched.tile - 1) * self.stride + self.kernel
         windows = touched.corners * self.stride - self.padding
         parts, start = [], 0
@@ -250,13 +262,28 @@ class TileConv:
             x = _activated(x * (1 + gamma) + beta, prologue)
         result = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         if isinstance(out, Tensor):
-            tiles.scatter(
-                result, out, touched.corners, residual=None if residual is None else residual.read(), out=out
-            )
+            tiles.scatter(result, out, touched.corners, residual=None if residual is None else residual.read(), out=out)
             return
         if residual is not None:
             result = result + tiles.gather(residual.read(), touched.corners, touched.tile)
         out.news.copy_(result.unflatten(0, (len(out.news), -1)).permute(0, 1, 3, 4, 2).flatten(1, 3))
+
+    def _whole(
+        self, sources: Sequence[Source], prologue: Prologue, size: tuple[int, int], residual: Source | None
+    ) -> Tensor:
+        """The convolution of whole maps."""
+        x = torch.cat([source.read() for source in sources], 1) if len(sources) > 1 else sources[0].read()
+        if prologue.centre is not None:
+            x = x - prologue.centre[:, :, None, None]
+        if prologue.scale is not None and prologue.shift is not None:
+            x = torch.addcmul(prologue.shift[:, :, None, None], x, prologue.scale[:, :, None, None])
+        if prologue.gamma is not None and prologue.beta is not None:
+            x = x * (1 + prologue.gamma.read()) + prologue.beta.read()
+        before = self.padding
+        after = [(n - 1) * self.stride + self.kernel - before - m for n, m in zip(size, x.shape[2:], strict=True)]
+        x = F.pad(_activated(x, prologue), (before, after[1], before, after[0]))
+        result = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        return result if residual is None else result + residual.read()
 
     def _native(
         self,
@@ -328,7 +355,9 @@ def _pack(weight: Tensor, kind: Kind) -> Tensor:
     else:
         transform = torch.tensor(_TRANSFORMS[kind], dtype=torch.float64)
         both = torch.kron(transform, transform)  # of rows and columns of the kernel at once
-        points = (both @ weight.double().permute(2, 3, 1, 0).reshape(kernel * kernel, -1)).float().unflatten(1, (depth, out))
+        points = (
+            (both @ weight.double().permute(2, 3, 1, 0).reshape(kernel * kernel, -1)).float().unflatten(1, (depth, out))
+        )
     points = F.pad(points, (0, -out % columns)).unflatten(2, (-1, columns))
     return (points.permute(2, 0, 1, 3) if kind == 1 else points.permute(0, 2, 1, 3)).float().contiguous()
 

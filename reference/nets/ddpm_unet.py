@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gengauge.reference.nets.published import joined, parted
-from gengauge.reference.nets.unet import EPS, Planned, UNet, UNetConfig, plan, timestep_embedding
+from gengauge.reference.nets.unet import EPS, Planned, UNet, UNetConfig, plan
 
 CHURCH_256 = UNetConfig(256, 128, (1, 1, 2, 2, 4, 4), 2, (16,), temb_ch=512)
 
@@ -111,7 +111,7 @@ class DDPMUNet(UNet):
     def embeddings(self, t: Tensor) -> Iterator[Tensor]:
         if not self.fused:
             return super().embeddings(t)
-        return iter(self.temb(timestep_embedding(t, self.config.ch)).split(self.rows, 1))
+        return iter(self.temb(self.sinusoids(t)).split(self.rows, 1))
 
 
 def fuse(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:

@@ -162,9 +162,13 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(config.num_groups, widths[0], EPS)
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
 
+    def sinusoids(self, t: Tensor) -> Tensor:
+        """The sinusoids (N, ch) of times t (N,), in the type of the network's weights."""
+        return timestep_embedding(t, self.config.ch).to(self.conv_in.weight.dtype)
+
     def embeddings(self, t: Tensor) -> Iterator[Tensor]:
         """What each block is given of times t (N,), in execution order."""
-        return repeat(self.temb(timestep_embedding(t, self.config.ch)))
+        return repeat(self.temb(self.sinusoids(t)))
 
     def resample(self, layer: nn.Module, x: Tensor, embeddings: Iterator[Tensor]) -> Tensor:
         """Calls a layer that halves or doubles the picture."""

@@ -28,6 +28,8 @@ class Policy:
     name: str
     block: Callable[[ConvStep], Block]
     fresh_norms: Callable[[str], bool] = lambda name: False
+    # Input tile of transformers, by module name and size of the map; None: on all tokens.
+    tokens: Callable[[str, tuple[int, int]], int | None] = lambda name, size: None
     # The released DDPM code of May 2023 and later reads the statistics of attention's norm wrongly: all channels are
     # scaled and shifted as the channel with the number of the cache is (0 in all published runs). Off by default.
     published_attention_fault: bool = False
@@ -51,7 +53,8 @@ def ddpm(threshold: int = 64, main: int = 6, shortcut: int = 4, published_attent
             return main
         return _by_kernel(step, main, shortcut) if min(step.size_in) >= threshold else None
 
-    return Policy(f"ddpm from {threshold} px", block, _is_last_norm, published_attention_fault)
+    name = f"ddpm from {threshold} px"
+    return Policy(name, block, _is_last_norm, published_attention_fault=published_attention_fault)
 
 
 def progressive_distillation(threshold: int = 64, main: int = 6, shortcut: int = 4) -> Policy:
@@ -100,7 +103,28 @@ def by_size(threshold: int = 64, main: int = 6, shortcut: int = 4, first_and_las
             return None
         return _by_kernel(step, main, shortcut) if min(step.size_in) >= threshold else None
 
-    return Policy(f"by size, from {threshold} px", block, _is_last_norm)
+    return Policy(
+        f"by size, from {threshold} px",
+        block,
+        _is_last_norm,
+        lambda name, size: shortcut if min(size) >= threshold else None,
+    )
+
+
+def stable_diffusion(main: int = 6, shortcut: int = 4) -> Policy:
+    """Stable Diffusion's U-Net (diffusers' names): everything but the middle block and the picture's ends."""
+
+    def block(step: ConvStep) -> Block:
+        if step.name in ("conv_in", "conv_out") or step.name.startswith("mid_block."):
+            return None
+        return _by_kernel(step, main, shortcut)
+
+    return Policy(
+        "stable diffusion",
+        block,
+        _is_last_norm,
+        lambda name, size: None if name.startswith("mid_block") else shortcut,
+    )
 
 
 def everywhere() -> Policy:

@@ -17,8 +17,8 @@ from gengauge.reference.sige.tape import Call, Ref, Tape
 ACTIVATIONS = {"silu": "swish", "relu": "relu", "leaky_relu": "leaky_relu"}
 NORMS = ("group_norm", "batch_norm", "instance_norm")
 VIEWS = frozenset(
-    ["chunk", "split", "view", "reshape", "flatten", "unflatten", "permute", "transpose", "__getitem__", "unsqueeze"]
-    + ["squeeze", "contiguous", "expand", "T", "mT", "unbind"]
+    "chunk split view reshape flatten unflatten permute transpose __getitem__ unsqueeze squeeze contiguous expand T mT "
+    "unbind".split()
 )
 
 
@@ -34,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ChannelOp:
-    """A step of the per-channel affine before a convolution: `norm` (a call), `multiply` or `add` (a value or number)."""
+    """A step of the affine before a convolution: `norm` by a call, `multiply` or `add` by a value or number."""
 
     kind: Literal["norm", "multiply", "add"]
     operand: Call | Ref | float
@@ -146,9 +146,7 @@ class _Planner:
 
     def program(self) -> Program:
         steps = sorted((self._step(i) for i in self.convs), key=lambda step: step.position)
-        return Program(
-            self.tape, tuple(steps), self.aliases, self.producers, {step.output: step for step in steps}
-        )
+        return Program(self.tape, tuple(steps), self.aliases, self.producers, {step.output: step for step in steps})
 
     # -- reading the tape ----------------------------------------------------------------------------------------------
 

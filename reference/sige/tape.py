@@ -85,8 +85,7 @@ def record(network: nn.Module, *inputs: Any, **kwargs: Any) -> Tape:
     replace_tensors(lambda value: given.append(recorder.index(value)), (ghosts, ghost_kwargs))
     with torch.no_grad(), torch.device("meta"), recorder, recorder.following(network):
         returned = torch.func.functional_call(network, parameters, ghosts, ghost_kwargs)
-    outputs: list[Tensor] = []
-    replace_tensors(outputs.append, _plain(returned))
+    outputs = tensors_in(_plain(returned))
     if not outputs:
         raise CannotRecord(f"{type(network).__name__} returns no tensor")
     changing = {given[0]}
@@ -118,9 +117,7 @@ def replay(call: Call, values: Callable[[int], Tensor], device: torch.device) ->
         args = (args[0].clone(), *args[1:])
     with torch.device(device):
         result = call.function(*args, **kwargs)
-    found: list[Tensor] = []
-    replace_tensors(found.append, result)
-    return found
+    return tensors_in(result)
 
 
 class _Recorder(TorchFunctionMode):
@@ -158,8 +155,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        outputs: list[Tensor] = []
-        replace_tensors(outputs.append, result)
+        outputs = tensors_in(result)
         if outputs and not isinstance(result, torch.Size):
             self._write(function, args, kwargs or {}, outputs)
         return result
@@ -194,10 +190,7 @@ class _Recorder(TorchFunctionMode):
 
     def _refuse_views(self, value: Tensor, name: str) -> None:
         storage = value.untyped_storage()._cdata
-        if any(
-            other is not value and other.untyped_storage()._cdata == storage
-            for other in self.values
-        ):
+        if any(other is not value and other.untyped_storage()._cdata == storage for other in self.values):
             raise CannotRecord(
                 f"the network calls {name} on a tensor that shares its memory with another; write it out of place"
             )
@@ -206,6 +199,13 @@ class _Recorder(TorchFunctionMode):
 def replace_tensors(with_: Callable[[Tensor], Any], item: Any) -> Any:
     """`item` with `with_(tensor)` in the place of every tensor inside its tuples, lists and dictionaries."""
     return _map(lambda leaf: with_(leaf) if isinstance(leaf, Tensor) else leaf, item)
+
+
+def tensors_in(*items: Any) -> list[Tensor]:
+    """The tensors inside tuples, lists and dictionaries, in order."""
+    found: list[Tensor] = []
+    replace_tensors(found.append, items)
+    return found
 
 
 def _map(function: Callable[[Any], Any], item: Any) -> Any:
