@@ -5,8 +5,9 @@ up-sampling), applies a per-channel affine, a per-pixel modulation and an activa
 and writes the tiles. Pixels outside the picture are zero after the activation, as zero padding makes them. The maps of
 the original are only read: what an edit changes lies beside them, and every call reads through both.
 
-Three ways: `fast` and `direct` are native (float32 on the CPU, maps in channels_last), the first by Winograd's minimal
-filtering where that is quicker; `torch` is the definition and runs everywhere.
+Three ways: `fast` and `direct` are native (on the CPU, maps in channels_last), in float32 the first by Winograd's
+minimal filtering where that is quicker, in bfloat16 both by the processor's matrix unit where it has one; `torch` is
+the definition and runs everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gengauge.kernels import tiles
-from gengauge.kernels.definition import Activation
+from gengauge.kernels.definition import Activation, activate
 from gengauge.kernels.native import library
 
 ConvWay = Literal["fast", "direct", "torch"]
@@ -29,7 +30,7 @@ Kind = Literal[1, 2, 4]  # edge of Winograd's output tile; 1 is the direct way
 
 WINOGRAD: tuple[Kind, ...] = (2, 4)
 MOST_SOURCES = 3
-_ACTIVATIONS: dict[str, int] = {"identity": 0, "swish": 1, "leaky_relu": 2, "relu": 2}
+_ACTIVATIONS: dict[str, int] = {"identity": 0, "swish": 1, "leaky_relu": 2, "relu": 3}
 
 
 class Touched:
@@ -172,6 +173,7 @@ class TileConv:
         self.bias = None if bias is None else bias.detach()
         self.stride, self.padding, self.groups = stride, padding, groups
         self._packed: dict[Kind, Tensor] = {}
+        self._bias: Tensor | None = None
 
     @property
     def kernel(self) -> int:
@@ -181,18 +183,23 @@ class TileConv:
     @property
     def packed_bytes(self) -> int:
         """Memory of weights laid out for the native ways."""
-        return sum(packed.numel() * 4 for packed in self._packed.values())
+        return sum(packed.numel() * packed.element_size() for packed in self._packed.values())
 
     def native(self, tile: int) -> bool:
         """Whether the native ways can do tiles of that many outputs, on maps of float32 on the CPU in channels_last."""
+        native = library()
         return (
-            library() is not None
-            and self.weight.dtype == torch.float32
+            native is not None
+            and (self.weight.dtype == torch.float32 or (self._bf16 and bool(native.gg_conv_bf16_ready())))
             and self.weight.device.type == "cpu"
             and self.groups == 1
             and self.kernel <= 7
             and (tile - 1) * self.stride + self.kernel <= 11
         )
+
+    @property
+    def _bf16(self) -> bool:
+        return self.weight.dtype == torch.bfloat16
 
     def products(self, way: ConvWay, count: int, tile: int) -> int:
         """Multiplications that `count` tiles of `tile` x `tile` outputs take, transforms not counted."""
@@ -202,7 +209,7 @@ class TileConv:
 
     def kind(self, way: ConvWay, count: int, tile: int) -> Kind:
         """How the native way multiplies `count` tiles of `tile` x `tile` outputs."""
-        if way == "direct" or self.kernel != 3 or self.stride != 1:
+        if way == "direct" or self.kernel != 3 or self.stride != 1 or self._bf16:
             return 1
         out, depth = self.weight.shape[:2]
         kinds: list[Kind] = [1, *(k for k in WINOGRAD if tile % k == 0)]
@@ -224,7 +231,8 @@ class TileConv:
         `residual` is added to the result; it has the size of the output.
         """
         maps = [*sources, *(side for side in (prologue.gamma, prologue.beta, residual) if side is not None)]
-        if way != "torch" and self.native(touched.tile) and _fit(maps, out):
+        native = way != "torch" and self.native(touched.tile) and prologue.activation in _ACTIVATIONS
+        if native and len(sources) <= MOST_SOURCES and _fit(maps, out, self.weight.dtype):
             self._native(sources, prologue, touched, out, residual, way, workspace or Workspace())
         else:
             self._torch(sources, prologue, touched, out, residual)
@@ -260,7 +268,7 @@ class TileConv:
         if prologue.gamma is not None and prologue.beta is not None:
             gamma, beta = (tiles.gather(side.read(), windows, block) for side in (prologue.gamma, prologue.beta))
             x = _activated(x * (1 + gamma) + beta, prologue)
-        result = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        result = F.conv2d(x.to(self.weight.dtype), self.weight, self.bias, self.stride, groups=self.groups)
         if isinstance(out, Tensor):
             tiles.scatter(result, out, touched.corners, residual=None if residual is None else residual.read(), out=out)
             return
@@ -276,12 +284,14 @@ class TileConv:
         if prologue.centre is not None:
             x = x - prologue.centre[:, :, None, None]
         if prologue.scale is not None and prologue.shift is not None:
-            x = torch.addcmul(prologue.shift[:, :, None, None], x, prologue.scale[:, :, None, None])
+            x = torch.addcmul(
+                prologue.shift[:, :, None, None], x.to(prologue.shift.dtype), prologue.scale[:, :, None, None]
+            )
         if prologue.gamma is not None and prologue.beta is not None:
             x = x * (1 + prologue.gamma.read()) + prologue.beta.read()
         before = self.padding
         after = [(n - 1) * self.stride + self.kernel - before - m for n, m in zip(size, x.shape[2:], strict=True)]
-        x = F.pad(_activated(x, prologue), (before, after[1], before, after[0]))
+        x = F.pad(_activated(x, prologue), (before, after[1], before, after[0])).to(self.weight.dtype)
         result = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         return result if residual is None else result + residual.read()
 
@@ -316,7 +326,7 @@ class TileConv:
         if residual is not None:
             conv.residual = _map(residual)
         conv.weights = self.pack(kind).data_ptr()
-        conv.bias = None if self.bias is None else self.bias.data_ptr()
+        conv.bias = None if self.bias is None else self._float_bias().data_ptr()
         conv.out_height, conv.out_width = touched.size
         conv.out_row = channels_out
         if isinstance(out, EditedMap):
@@ -325,14 +335,24 @@ class TileConv:
         else:
             conv.out, conv.out_image = out.data_ptr(), out[0].numel()
         native, threads = _library(), torch.get_num_threads()
-        floats = native.gg_conv_scratch(ctypes.byref(conv), len(places), threads)
-        native.gg_conv(ctypes.byref(conv), places.data_ptr(), len(places), workspace.scratch(floats), threads)
+        needs, run = native.gg_conv_scratch, native.gg_conv
+        if self._bf16:
+            needs, run = native.gg_conv_bf16_scratch, native.gg_conv_bf16
+        size = needs(ctypes.byref(conv), len(places), threads)  # floats, or bytes
+        scratch = workspace.scratch(-(-size // 4) if self._bf16 else size)
+        run(ctypes.byref(conv), places.data_ptr(), len(places), scratch, threads)
 
     def pack(self, kind: Kind) -> Tensor:
         """The weights as the native way of a kind reads them, made once."""
         if kind not in self._packed:
-            self._packed[kind] = _pack(self.weight, kind)
+            self._packed[kind] = _pack_bf16(self.weight) if self._bf16 else _pack(self.weight, kind)
         return self._packed[kind]
+
+    def _float_bias(self) -> Tensor:
+        if self._bias is None:
+            assert self.bias is not None
+            self._bias = self.bias.float().contiguous()
+        return self._bias
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -360,6 +380,15 @@ def _pack(weight: Tensor, kind: Kind) -> Tensor:
         )
     points = F.pad(points, (0, -out % columns)).unflatten(2, (-1, columns))
     return (points.permute(2, 0, 1, 3) if kind == 1 else points.permute(0, 2, 1, 3)).float().contiguous()
+
+
+def _pack_bf16(weight: Tensor) -> Tensor:
+    """(panels of 32 columns, depth / 32, 2, 16 pairs of depths, 16 columns, 2), as the matrix unit takes them."""
+    out = len(weight)
+    flat = weight.permute(2, 3, 1, 0).reshape(-1, out)  # depth: kernel row, kernel column, channel
+    flat = F.pad(flat, (0, -out % 32, 0, -len(flat) % 32))
+    blocks = flat.unflatten(0, (-1, 16, 2)).unflatten(3, (-1, 2, 16))  # (depths, pair, of two, panels, half, column)
+    return blocks.permute(3, 0, 4, 1, 5, 2).contiguous()
 
 
 # One thread of a server processor: products a nanosecond, bytes a nanosecond, and nanoseconds to transform one vector
@@ -422,14 +451,18 @@ def _library() -> ctypes.CDLL:
     native = library()
     if native is None:
         raise RuntimeError("the native library is not loaded")
-    native.gg_conv_scratch.restype = _i64
+    native.gg_conv_scratch.restype = native.gg_conv_bf16_scratch.restype = _i64
     native.gg_conv.argtypes = (_pointer, _pointer, _i64, _pointer, _i32)
     native.gg_conv_scratch.argtypes = (_pointer, _i64, _i32)
+    native.gg_conv_bf16.argtypes, native.gg_conv_bf16_scratch.argtypes = (
+        native.gg_conv.argtypes,
+        native.gg_conv_scratch.argtypes,
+    )
     return native
 
 
 def _map(source: Source) -> _Map:
-    base, start = source.base, 4 * source.start
+    base, start = source.base, source.base.element_size() * source.start
     out = _Map(data=base.data_ptr() + start, row=base.shape[1], channels=source.channels, halved=source.doubled)
     out.image = base[0].numel() if len(base) > 1 else 0
     if isinstance(source.map, EditedMap):
@@ -438,18 +471,13 @@ def _map(source: Source) -> _Map:
     return out
 
 
-def _fit(sources: Sequence[Source], out: AnyMap) -> bool:
+def _fit(sources: Sequence[Source], out: AnyMap, kind: torch.dtype) -> bool:
     """Whether the native ways can read and write these maps."""
     maps = [out.base if isinstance(out, EditedMap) else out, *(source.base for source in sources)]
     return all(
-        m.dtype == torch.float32 and m.device.type == "cpu" and m.is_contiguous(memory_format=torch.channels_last)
-        for m in maps
+        m.dtype == kind and m.device.type == "cpu" and m.is_contiguous(memory_format=torch.channels_last) for m in maps
     )
 
 
 def _activated(x: Tensor, prologue: Prologue) -> Tensor:
-    if prologue.activation == "swish":
-        return F.silu(x)
-    if prologue.activation == "leaky_relu":
-        return F.leaky_relu(x, prologue.negative_slope)
-    return F.relu(x) if prologue.activation == "relu" else x
+    return activate(x, prologue.activation, prologue.negative_slope)

@@ -24,6 +24,8 @@ def test_an_installation_carries_every_package_and_data_file(tmp_path: Path) -> 
             relative = file.relative_to(ROOT)
             if not file.is_file() or "__pycache__" in relative.parts or relative.parts[1] == "speed":
                 continue
+            if file.suffix == ".so":  # built in place by a development installation
+                continue
             assert (tmp_path / "gengauge" / relative).is_file(), f"{relative} would be left out"
 
 

@@ -6,71 +6,16 @@
 //   kind 2  Winograd F(2x2, 3x3): 16 products for 4 outputs where the direct way takes 36; less than half the weights
 //   kind 1  direct: the picture's rows are the matrix, reached through pointers; any kernel size and stride
 // (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.)
-#include <algorithm>
-#include <cmath>
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-#include "simd.h"
+#include "conv.h"
 
 using namespace gg;
 
-extern "C" {
-
-// A map (image, y, x, channel), of which some pixels may lie elsewhere: what an edit computed anew.
-struct Map {
-  const float* data;
-  int64_t row, image;        // floats from a pixel, an image, to the next
-  const int32_t* where;      // per pixel: its number among the new ones, or -1; null: there are none
-  const float* news;         // (image, new pixel, channel)
-  int64_t news_image;
-  int32_t channels;
-  int32_t halved;            // 1: the map has half the size, and each of its pixels serves for four
-};
-
-struct Conv {
-  int32_t kind, sources;
-  Map source[3];
-  int32_t height, width;  // of the input, after up-sampling
-  int32_t channels_in, channels_out;
-  int32_t kernel, stride, pad;
-  int32_t tile;        // edge of an output tile, for kind 1
-  int32_t activation;  // 0 none, 1 SiLU, 2 leaky ReLU
-  float slope;
-  const float *centre, *scale, *shift;  // per input channel: (value - centre) * scale + shift; null for none
-  int64_t affine_image;                 // floats from one image's scale to the next
-  Map gamma, beta;                      // value * (1 + gamma) + beta after the affine; data null for none
-  Map residual;                         // added to the result; data null for none
-  const float *weights, *bias;
-  int32_t out_height, out_width;
-  float* out;                // a map, or with `out_where` only its new pixels
-  const int32_t* out_where;
-  int64_t out_row, out_image;
-};
-
-}  // extern "C"
-
 namespace {
 
-constexpr int64_t ALIGNED = 64 / sizeof(float);
-
-int64_t aligned(int64_t floats) { return (floats + ALIGNED - 1) / ALIGNED * ALIGNED; }
-
-// The distance between matrices that are written side by side: an odd number of cache lines, so that they do not all
-// fall into the same set of the cache.
-int64_t spread(int64_t floats) { return ((floats + ALIGNED - 1) / ALIGNED | 1) * ALIGNED; }
-
-int panel_of(int channels_out) { return channels_out <= WIDTH ? WIDTH : 2 * WIDTH; }
-
-// Where a map's pixel lies, of a picture of that width.
-inline const float* pixel_of(const Map& map, int64_t image, int y, int x, int width) {
-  const int64_t pixel = (int64_t)(y >> map.halved) * (width >> map.halved) + (x >> map.halved);
-  if (map.where) {
-    const int32_t fresh = map.where[pixel];
-    if (fresh >= 0) return map.news + image * map.news_image + fresh * map.row;
-  }
-  return map.data + image * map.image + pixel * map.row;
-}
+using Map = MapOf<float>;
+using Conv = ConvOf<float>;
+using Window = WindowOf<float>;
+using Place = PlaceOf<float>;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Products
@@ -170,56 +115,6 @@ MatrixProduct matrix_product(int rows, int panel) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Reading a window
-
-constexpr int MOST_PIXELS = 121;  // of a window: 11 x 11
-
-struct Window {  // where the pixels of a tile's input lie
-  int edge;
-  const float* at[3][MOST_PIXELS];  // per source and pixel; null outside the picture
-  const float *gamma[MOST_PIXELS], *beta[MOST_PIXELS];
-  const float *centre, *scale, *shift;
-};
-
-inline void open_window(const Conv& conv, const int32_t* corner, int edge, Window& window) {
-  window.edge = edge;
-  const int64_t image = corner[0];
-  const int top = corner[1] * conv.stride - conv.pad, left = corner[2] * conv.stride - conv.pad;
-  window.centre = conv.centre ? conv.centre + image * conv.affine_image : nullptr;
-  window.scale = conv.scale ? conv.scale + image * conv.affine_image : nullptr;
-  window.shift = conv.scale ? conv.shift + image * conv.affine_image : nullptr;
-  for (int dy = 0, i = 0; dy < edge; dy++)
-  for (int dx = 0; dx < edge; dx++, i++) {
-    const int y = top + dy, x = left + dx;
-    const bool inside = y >= 0 && x >= 0 && y < conv.height && x < conv.width;
-    for (int s = 0; s < conv.sources; s++)
-      window.at[s][i] = inside ? pixel_of(conv.source[s], image, y, x, conv.width) : nullptr;
-    if (conv.gamma.data && inside) {
-      window.gamma[i] = pixel_of(conv.gamma, image, y, x, conv.width);
-      window.beta[i] = pixel_of(conv.beta, image, y, x, conv.width);
-    }
-  }
-}
-
-// `count` channels of pixel i, from channel c of source s, which is channel `channel` of the concatenation.
-inline Floats read_pixel(const Conv& conv, const Window& window, int s, int i, int c, int channel, int count,
-                         Floats scale, Floats shift) {
-  if (!window.at[s][i]) return Floats{};  // zero after affine and activation, not before
-  Floats value = load_some(window.at[s][i] + c, count);
-  if (window.centre) value = value - load_some(window.centre + channel, count);
-  if (window.scale) value = value * scale + shift;
-  if (conv.gamma.data) {
-    const Floats gamma = load_some(window.gamma[i] + channel, count);
-    value = value * (gamma + broadcast(1.0f)) + load_some(window.beta[i] + channel, count);
-  }
-  if (conv.activation == 1) return value * reciprocal(broadcast(1.0f) + exponential(-value));
-  if (conv.activation == 2) return value > Floats{} ? value : value * broadcast(conv.slope);
-  return value;
-}
-
-bool plain(const Conv& conv) { return !conv.scale && !conv.gamma.data && !conv.activation; }
-
-// ---------------------------------------------------------------------------------------------------------------------
 // Winograd's transforms, one dimension at a time
 
 template <int OUT>
@@ -267,29 +162,6 @@ struct Transform<2> {  // points 0, 1, -1, infinity
     y[1] = m1 - m2 - m[3 * step];
   }
 };
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Writing results
-
-// An output pixel's place, and that of what is added to it; `to` is null outside the picture.
-struct Place {
-  float* to;
-  const float* residual;
-};
-
-inline Place place_of(const Conv& conv, int64_t image, int y, int x) {
-  if (y >= conv.out_height || x >= conv.out_width) return {nullptr, nullptr};
-  int64_t pixel = (int64_t)y * conv.out_width + x;
-  const float* residual = conv.residual.data ? pixel_of(conv.residual, image, y, x, conv.out_width) : nullptr;
-  if (conv.out_where) pixel = conv.out_where[pixel];
-  return {conv.out + image * conv.out_image + pixel * conv.out_row, residual};
-}
-
-inline void write(const Place& place, const float* bias, int channel, int count, Floats value) {
-  if (bias) value += load_some(bias + channel, count);
-  if (place.residual) value += load_some(place.residual + channel, count);
-  store_some(place.to + channel, value, count);
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Winograd
@@ -399,10 +271,6 @@ void multiply_panels(const Conv& conv, const int32_t* tiles, int64_t first, int6
   }
 }
 
-#ifndef V_FLOATS
-#define V_FLOATS 600000
-#define M_FLOATS 300000
-#endif
 struct Chunk {  // how much is done at a time: tiles, panels, and the floats of scratch that takes
   int64_t tiles;
   int panels;
@@ -415,10 +283,10 @@ Chunk chunk_of(const Conv& conv, int64_t tiles) {
   constexpr int EDGE = Transform<OUT>::EDGE, POINTS = EDGE * EDGE;
   const int panel = panel_of(conv.channels_out), panels = (conv.channels_out + panel - 1) / panel;
   Chunk chunk;
-  const int64_t wanted = std::max<int64_t>(4 * ROWS, V_FLOATS / (POINTS * conv.channels_in));
+  const int64_t wanted = std::max<int64_t>(4 * ROWS, 600000 / (POINTS * conv.channels_in));
   const int64_t parts = std::max<int64_t>(1, (tiles + wanted - 1) / wanted);
   chunk.tiles = (tiles + parts - 1) / parts;
-  chunk.panels = std::max<int64_t>(1, std::min<int64_t>(panels, M_FLOATS / (POINTS * chunk.tiles * panel)));
+  chunk.panels = std::max<int64_t>(1, std::min<int64_t>(panels, 300000 / (POINTS * chunk.tiles * panel)));
   chunk.v = POINTS * spread(chunk.tiles * conv.channels_in);
   chunk.m = POINTS * spread(chunk.tiles * chunk.panels * panel);
   chunk.margin = aligned((int64_t)2 * EDGE * (conv.channels_in + 3 * WIDTH));
@@ -434,11 +302,7 @@ void winograd(const Conv& conv, const int32_t* tiles, int64_t count, float* scra
   if (by_tiles) {  // each thread does whole chunks, with its own scratch
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
     for (int64_t i = 0; i < chunks; i++) {
-#if defined(_OPENMP)
-      const int thread = omp_get_thread_num();
-#else
-      const int thread = 0;
-#endif
+      const int thread = this_thread();
       float* v = scratch + thread * (chunk.v + chunk.m + chunk.margin);
       const int64_t first = i * chunk.tiles, rows = std::min(chunk.tiles, count - first);
       transform_inputs<OUT>(conv, tiles, first, first, first + rows, rows, v, v + chunk.v + chunk.m);
@@ -451,11 +315,7 @@ void winograd(const Conv& conv, const int32_t* tiles, int64_t count, float* scra
   const int share = std::min<int>(chunk.panels, (panels + threads - 1) / threads);
 #pragma omp parallel num_threads(threads)
   {
-#if defined(_OPENMP)
-    const int thread = omp_get_thread_num();
-#else
-    const int thread = 0;
-#endif
+    const int thread = this_thread();
     float* m = scratch + chunk.v + thread * (chunk.m + chunk.margin);
     for (int64_t first = 0; first < count; first += chunk.tiles) {
       const int64_t rows = std::min(chunk.tiles, count - first);
@@ -472,26 +332,6 @@ void winograd(const Conv& conv, const int32_t* tiles, int64_t count, float* scra
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Direct
-
-int window_edge(const Conv& conv) { return (conv.tile - 1) * conv.stride + conv.kernel; }
-
-// Activated pixels of a tile's window: patch (pixel, channel).
-void fill_patch(const Conv& conv, const Window& window, float* patch) {
-  const int pixels = window.edge * window.edge;
-  int channel = 0;
-  for (int s = 0; s < conv.sources; s++) {
-    const int channels = conv.source[s].channels;
-    for (int c = 0; c < channels; c += WIDTH) {
-      const int count = std::min(WIDTH, channels - c);
-      const Floats scale = window.scale ? load_some(window.scale + channel, count) : Floats{};
-      const Floats shift = window.scale ? load_some(window.shift + channel, count) : Floats{};
-      for (int i = 0; i < pixels; i++)
-        store_some(patch + (int64_t)i * conv.channels_in + channel,
-                   read_pixel(conv, window, s, i, c, channel, count, scale, shift), count);
-      channel += count;
-    }
-  }
-}
 
 // The matrix of a chunk of tiles: each output's row is a few segments that lie side by side.
 //
@@ -587,11 +427,7 @@ void direct(const Conv& conv, const int32_t* tiles, int64_t count, float* scratc
   const Rows rows = rows_of(conv);
 #pragma omp parallel num_threads(threads)
   {
-#if defined(_OPENMP)
-    const int thread = omp_get_thread_num();
-#else
-    const int thread = 0;
-#endif
+    const int thread = this_thread();
     float* base = by_tiles ? scratch + thread * (chunk.shared() + chunk.sums) : scratch;
     float* zeros = base + chunk.patch - aligned(conv.channels_in);
     const float** row = (const float**)(base + chunk.patch);
@@ -631,6 +467,7 @@ int32_t gg_conv_panel(int32_t channels_out) { return panel_of(channels_out); }
 
 // Floats of scratch that `gg_conv` needs.
 int64_t gg_conv_scratch(const Conv* conv, int64_t count, int32_t threads) {
+  if (count == 0) return 0;
   const int64_t share = (count + threads - 1) / threads;
   if (conv->kind == 1) {
     const DirectChunk one = direct_chunk(*conv, share), all = direct_chunk(*conv, count);

@@ -28,6 +28,26 @@ typedef float Unaligned __attribute__((vector_size(WIDTH * 4), aligned(4), may_a
 static inline Floats load(const float* from) { return *(const Unaligned*)from; }
 static inline void store(float* to, Floats value) { *(Unaligned*)to = value; }
 
+// A bfloat16: the upper half of a float.
+struct Bf16 {
+  uint16_t bits;
+};
+typedef uint16_t Halves __attribute__((vector_size(WIDTH * 2)));
+typedef uint16_t UnalignedHalves __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(WIDTH * 4)));
+
+static inline Floats load(const Bf16* from) {
+  return (Floats)(__builtin_convertvector(*(const UnalignedHalves*)from, Bits) << 16);
+}
+
+// To the nearest, ties to even; NaN stays NaN.
+static inline void store(Bf16* to, Floats value) {
+  const Bits bits = (Bits)value;
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Bits quiet = (bits >> 16) | 0x40;
+  *(UnalignedHalves*)to = __builtin_convertvector(value == value ? rounded : quiet, Halves);
+}
+
 static inline Floats broadcast(float value) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_set1_ps(value);
@@ -40,19 +60,21 @@ static inline Floats broadcast(float value) {
 #endif
 }
 
-// The first `count` floats; the others are zero.
-static inline Floats load_some(const float* from, int count) {
+// The first `count` elements; the others are zero.
+template <class E>
+static inline Floats load_some(const E* from, int count) {
   if (count == WIDTH) return load(from);
-  float part[WIDTH] = {};
-  memcpy(part, from, count * sizeof(float));
+  E part[WIDTH] = {};
+  memcpy(part, from, count * sizeof(E));
   return load(part);
 }
 
-static inline void store_some(float* to, Floats value, int count) {
+template <class E>
+static inline void store_some(E* to, Floats value, int count) {
   if (count == WIDTH) return store(to, value);
-  float part[WIDTH];
+  E part[WIDTH];
   store(part, value);
-  memcpy(to, part, count * sizeof(float));
+  memcpy(to, part, count * sizeof(E));
 }
 
 // e^x to about two units in the last place (range reduction by ln 2 in two parts, a polynomial of degree 6). NaN stays.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gengauge.kernels.moments import channel_moments, edited_moments
 from gengauge.kernels.tile_conv import AnyMap, ConvWay, EditedMap, Prologue, Source, TileConv, Touched, Workspace, whole
 from gengauge.reference.sige.count import Macs, sparse_macs
-from gengauge.reference.sige.norms import ChannelMoments, norm_affine
+from gengauge.reference.sige.norms import ChannelMoments, norm_affine, uses_input_statistics
 from gengauge.reference.sige.policy import FOLLOW, Policy
 from gengauge.reference.sige.program import NORMS, ChannelOp, ConvStep, Part, Program, plan
 from gengauge.reference.sige.tape import Call, Ref, Tape, record, replace_tensors, replay, tensors_in
@@ -94,7 +94,8 @@ class Engine:
         """
         program = self.prepare(picture, *inputs, **kwargs)
         given = dict(zip(program.tape.inputs, tensors_in((picture, *inputs), kwargs), strict=True))
-        cache = Cache(unchanging={**self._parameters, **{i: v for i, v in given.items() if v is not picture}})
+        others = {index: value for index, value in given.items() if index != program.tape.inputs[0]}
+        cache = Cache(unchanging={**self._parameters, **others})
         run = _Run(self, cache, given, sparse=False, cache_id=cache_id)
         out = run.all()
         self.caches[cache_id] = cache
@@ -455,14 +456,14 @@ class _Run:
 
     def _compose(self, ops: Sequence[ChannelOp], parts: Sequence[Part]) -> Affine:
         """Per-channel operations on concatenated parts as one affine."""
-        kind = self.picture.dtype if self.picture.is_floating_point() else torch.float32
+        kind = torch.float64 if self.picture.dtype == torch.float64 else torch.float32
         channels = sum(part.channels for part in parts)
         scale = torch.ones(1, channels, dtype=torch.float64, device=self.picture.device)
         shift, centre = torch.zeros_like(scale), None
         for op in ops:
             if isinstance(op.operand, Call):
                 moments = ChannelMoments.joined([self._moments(part) for part in parts])
-                if op.operand.op == "instance_norm" and centre is None and bool((scale == 1).all()):
+                if uses_input_statistics(op.operand) and centre is None and bool((scale == 1).all()):
                     # A channel may be all but constant: x * scale + shift would lose what little there is.
                     centre = moments.mean.to(kind)
                     moments = ChannelMoments(moments.mean - centre.double(), moments.variance)
@@ -475,8 +476,8 @@ class _Run:
                 scale, shift = scale * by, shift * by
             else:
                 shift = shift + by
-        rows = max(len(scale), len(shift))
         sides = (scale, shift) if centre is None else (scale, shift, centre)
+        rows = max(map(len, sides))
         return Affine(*(side.expand(rows, -1).to(kind).contiguous() for side in sides))
 
     def _moments(self, part: Part) -> ChannelMoments:

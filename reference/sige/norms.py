@@ -43,7 +43,7 @@ def norm_affine(call: Call, value: Callable[[int], Tensor], moments: ChannelMome
         weight, bias, eps = _argument(call, 2, "weight"), _argument(call, 3, "bias"), _argument(call, 4, "eps", 1e-5)
         mean, variance = (_by_group(side, groups) for side in (moments.mean, moments.variance + moments.mean**2))
         variance = variance - mean**2
-    elif call.op == "batch_norm":
+    elif call.op == "batch_norm" or not uses_input_statistics(call):
         mean, variance = (value(_argument(call, i, name).index).double()[None] for i, name in _RUNNING)
         weight, bias, eps = _argument(call, 3, "weight"), _argument(call, 4, "bias"), _argument(call, 7, "eps", 1e-5)
     else:
@@ -56,6 +56,11 @@ def norm_affine(call: Call, value: Callable[[int], Tensor], moments: ChannelMome
     if isinstance(bias, Ref):
         shift = shift + value(bias.index).double()
     return scale, shift
+
+
+def uses_input_statistics(call: Call) -> bool:
+    """Whether a call is an instance normalisation by its input's own statistics."""
+    return call.op == "instance_norm" and bool(_argument(call, 5, "use_input_stats", True))
 
 
 _RUNNING = ((1, "running_mean"), (2, "running_var"))

@@ -44,10 +44,10 @@ class Policy:
 
 
 def ddpm(threshold: int = 64, main: int = 6, shortcut: int = 4, published_attention_fault: bool = False) -> Policy:
-    """DDPM's U-Net: what works at `threshold` px or more, and every convolution after an up-sampling."""
+    """DDPM's U-Net: what works at `threshold` px or more but the middle, and every convolution after an up-sampling."""
 
     def block(step: ConvStep) -> Block:
-        if step.name in ("conv_in", "conv_out"):
+        if step.name in ("conv_in", "conv_out") or step.name.startswith("mid."):
             return None
         if step.name.endswith(".upsample.conv"):
             return main
@@ -58,10 +58,10 @@ def ddpm(threshold: int = 64, main: int = 6, shortcut: int = 4, published_attent
 
 
 def progressive_distillation(threshold: int = 64, main: int = 6, shortcut: int = 4) -> Policy:
-    """Progressive Distillation's U-Net; a block that resamples is judged by the resolution before it does."""
+    """Progressive Distillation's U-Net but attention; a block that resamples is judged by the size before it does."""
 
     def block(step: ConvStep) -> Block:
-        if step.name in ("conv_in", "conv_out"):
+        if step.name in ("conv_in", "conv_out") or ".attn" in step.name:
             return None
         size = min(step.size_in)
         if ".downsample." in step.name:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gengauge.reference.sige.tape import Call, Ref, Tape
@@ -17,9 +17,8 @@ from gengauge.reference.sige.tape import Call, Ref, Tape
 ACTIVATIONS = {"silu": "swish", "relu": "relu", "leaky_relu": "leaky_relu"}
 NORMS = ("group_norm", "batch_norm", "instance_norm")
 VIEWS = frozenset(
-    "chunk split view reshape flatten unflatten permute transpose __getitem__ unsqueeze squeeze contiguous expand T mT "
-    "unbind".split()
-)
+    ["chunk", "split", "view", "reshape", "flatten", "unflatten", "permute", "transpose", "unsqueeze", "squeeze"]
+) | {"contiguous", "expand", "T", "mT", "unbind", "__getitem__"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,11 @@ class _Planner:
         self.made = {self._output(i) for i in self.convs}
 
     def program(self) -> Program:
-        steps = sorted((self._step(i) for i in self.convs), key=lambda step: step.position)
+        steps: list[ConvStep] = []
+        named: Counter[str] = Counter()
+        for step in sorted((self._step(i) for i in self.convs), key=lambda step: step.position):
+            named[step.name] += 1  # a module may be called more than once
+            steps.append(replace(step, name=f"{step.name}#{named[step.name]}") if named[step.name] > 1 else step)
         return Program(self.tape, tuple(steps), self.aliases, self.producers, {step.output: step for step in steps})
 
     # -- reading the tape ----------------------------------------------------------------------------------------------
@@ -359,7 +362,10 @@ class _Before:
             if not planner.changing(call.args[0]):
                 return None
             if call.op == "batch_norm" and _argument(call, 5, "training", False):
-                raise ValueError("batch normalisation would use the statistics of its input; call network.eval() first")
+                raise ValueError(
+                    f"{call.module}: batch normalisation takes the statistics of its input; the engine needs running "
+                    "ones (network.eval(), track_running_stats=True)"
+                )
             self.ops.append(ChannelOp("norm", call))
             self._take(value)
             return planner.resolve(call.args[0].index)
@@ -390,13 +396,13 @@ class _Before:
             return None
         for product, beta in (call.args, call.args[::-1]):
             times = planner.producer(planner.resolve(product.index))
-            if times is None or times.op not in ("mul", "__rmul__") or len(times.args) != 2:
+            if times is None or times.op not in ("mul", "__rmul__") or len(times.args) != 2 or times.kwargs:
                 continue
             for x, factor in (times.args, times.args[::-1]):
                 if not planner.changing(x) or not planner.changing(factor):
                     continue
                 plus = planner.producer(planner.resolve(factor.index))
-                if plus is None or plus.op not in ("add", "__radd__") or len(plus.args) != 2:
+                if plus is None or plus.op not in ("add", "__radd__") or len(plus.args) != 2 or plus.kwargs:
                     continue
                 gamma = next((arg for arg in plus.args if planner.changing(arg)), None)
                 if gamma is None or not any(isinstance(arg, (int, float)) and arg == 1 for arg in plus.args):
@@ -413,7 +419,8 @@ class _Before:
         """Zero padding, the same on the left and top; that on the right and bottom follows from the output's size."""
         sides = call.args[1]
         zeros = _argument(call, 2, "mode", "constant") == "constant" and not _argument(call, 3, "value", None)
-        if not zeros or len(sides) != 4 or sides[0] != sides[2] or self.ops or self.activation or self.padding:
+        first = not (self.ops or self.activation or self.gamma or self.doubled or self.cut or self.padding)
+        if not zeros or len(sides) != 4 or sides[0] != sides[2] or min(sides) < 0 or not first:
             return False
         self.padding += sides[0]
         return True

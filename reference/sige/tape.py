@@ -83,8 +83,15 @@ def record(network: nn.Module, *inputs: Any, **kwargs: Any) -> Tape:
     ghost_kwargs = replace_tensors(_ghost, kwargs)
     given: list[int] = []
     replace_tensors(lambda value: given.append(recorder.index(value)), (ghosts, ghost_kwargs))
-    with torch.no_grad(), torch.device("meta"), recorder, recorder.following(network):
-        returned = torch.func.functional_call(network, parameters, ghosts, ghost_kwargs)
+    try:
+        with torch.no_grad(), torch.device("meta"), recorder, recorder.following(network):
+            returned = torch.func.functional_call(network, parameters, ghosts, ghost_kwargs)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error):
+            raise
+        raise CannotRecord(
+            f"the network needs the values of a tensor, or has a tensor that is no parameter or buffer: {error}"
+        ) from error
     outputs = tensors_in(_plain(returned))
     if not outputs:
         raise CannotRecord(f"{type(network).__name__} returns no tensor")
@@ -154,18 +161,21 @@ class _Recorder(TorchFunctionMode):
         return self._index[id(value)]
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = [(value, value._version) for value in tensors_in(args, kwargs or {})]
         result = function(*args, **(kwargs or {}))
         outputs = tensors_in(result)
+        changed = [value for value, version in before if value._version != version]
+        if changed and not (len(outputs) == 1 and all(value is args[0] is outputs[0] for value in changed)):
+            raise CannotRecord(f"the network writes into a tensor with {_name(function)}; write it out of place")
         if outputs and not isinstance(result, torch.Size):
-            self._write(function, args, kwargs or {}, outputs)
+            self._write(function, args, kwargs or {}, outputs, bool(changed))
         return result
 
-    def _write(self, function: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
-        name = function.__name__ if function.__name__ != "__get__" else function.__self__.__name__
+    def _write(self, function: Any, args: Any, kwargs: Any, outputs: list[Tensor], changed: bool) -> None:
+        name = _name(function)
         before = self._names_of((args, kwargs))
-        if not name.endswith("_") and all(id(out) in self._index for out in outputs):
+        if not changed and all(id(out) in self._index for out in outputs):
             return  # gave back what it was given, as dropout does in evaluation
-        changed = args and isinstance(args[0], Tensor) and outputs[0] is args[0] and name.endswith("_")
         if changed:
             self._refuse_views(args[0], name)
             del self._index[id(args[0])]  # from here on the same tensor is another value
@@ -180,7 +190,7 @@ class _Recorder(TorchFunctionMode):
                 call_args,
                 call_kwargs,
                 tuple(self.index(out) for out in outputs),
-                bool(changed),
+                changed,
                 self._running[-1],
             )
         )
@@ -206,6 +216,11 @@ def tensors_in(*items: Any) -> list[Tensor]:
     found: list[Tensor] = []
     replace_tensors(found.append, items)
     return found
+
+
+def _name(function: Any) -> str:
+    """A torch function's plain name; that of an attribute is the attribute's."""
+    return function.__name__ if function.__name__ != "__get__" else function.__self__.__name__
 
 
 def _map(function: Callable[[Any], Any], item: Any) -> Any:

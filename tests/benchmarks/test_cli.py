@@ -106,7 +106,7 @@ def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, mon
 
 
 def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
-    result = call("run", "sige", "--device", "cpu")
+    result = call("run", "sdedit", "--device", "cpu")
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
     assert call("run", "cut", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
@@ -148,10 +148,10 @@ def test_the_exit_status_tells_how_the_jobs_ended(
 
 
 def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:sige"))
-    result = call("run", "toy", "sige", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:sdedit"))
+    result = call("run", "toy", "sdedit", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
     assert result.exit_code == cli.UNAVAILABLE
-    assert "unavailable at scale quick: sige" in result.stdout
+    assert "unavailable at scale quick: sdedit" in result.stdout
     assert len(read_records(tmp_path)) > 0
 
 
@@ -216,7 +216,7 @@ def test_a_target_at_another_scale_says_where_it_runs() -> None:
     done = gengauge("measure", "diffaugment/cifar10", "G.pth", "--device", "cpu")
     assert done.returncode == cli.USAGE
     assert "names 18 rows; name one, for instance diffaugment/cifar10/biggan@100pct-data" in done.stderr
-    done = gengauge("measure", "sige/macs", "G.pth", "--device", "cpu")
+    done = gengauge("measure", "sdedit/abstract", "G.pth", "--device", "cpu")
     assert "published numbers only" in done.stderr
 
 
