@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def channel_moments(x: Tensor) -> Moments:
         return mean.double(), variance.double()
     images, channels = x.shape[:2]
     moments = torch.empty(images, channels, 2, dtype=torch.float64)
-    native.gg_channel_moments(
+    _function(native, "gg_channel_moments", x)(
         *_pointers(x), *_integers(images, x[0, 0].numel(), channels), *_pointers(moments), _threads()
     )
     mean, variance = moments.unbind(2)
@@ -38,7 +39,7 @@ def edited_moments(edited: EditedMap, before: Moments) -> Moments:
     images, channels = base.shape[:2]
     pixels = base[0, 0].numel()
     change = torch.empty(images, channels, 2, dtype=torch.float64)
-    native.gg_moments_change(
+    _function(native, "gg_moments_change", base)(
         *_pointers(base, news, touched.pixels, touched.numbers),
         *_integers(len(touched.pixels), images, pixels, touched.count, channels),
         *_pointers(change),
@@ -53,8 +54,13 @@ def edited_moments(edited: EditedMap, before: Moments) -> Moments:
 
 
 def _native(x: Tensor) -> ctypes.CDLL | None:
-    fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    fits = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
+    fits = fits and x.is_contiguous(memory_format=torch.channels_last)
     return library() if fits else None
+
+
+def _function(native: ctypes.CDLL, name: str, x: Tensor) -> Any:
+    return getattr(native, name if x.dtype == torch.float32 else f"{name}_bf16")
 
 
 def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
