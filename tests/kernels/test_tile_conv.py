@@ -413,6 +413,43 @@ def test_what_the_native_ways_cannot_take_is_computed_by_torch(monkeypatch: pyte
         case(Chosen(draw.normal(3, 4, 3, 3), None, padding=1), 4, x).computed("fast")
 
 
+def in_bf16(case: Case) -> Case:
+    """The same call on maps and weights rounded to bfloat16; affines stay float."""
+
+    def half(value: Tensor) -> Tensor:
+        return value.to(torch.bfloat16, memory_format=torch.channels_last if value.ndim == 4 else torch.preserve_format)
+
+    def source(of: Source | None) -> Source | None:
+        if of is None:
+            return None
+        if isinstance(of.map, EditedMap):
+            return replace(of, map=EditedMap(half(of.map.base), half(of.map.news), of.map.touched))
+        return replace(of, map=half(of.map))
+
+    conv = case.conv
+    bias = None if conv.bias is None else half(conv.bias)
+    rounded = Chosen(half(conv.weight), bias, stride=conv.stride, padding=conv.padding, groups=conv.groups)
+    then = replace(case.prologue, gamma=source(case.prologue.gamma), beta=source(case.prologue.beta))
+    sources = [found for found in map(source, case.sources) if found is not None]
+    return replace(case, conv=rounded, sources=sources, prologue=then, residual=source(case.residual))
+
+
+@needs_native
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("seed", range(CASES))
+def test_bfloat16(seed: int) -> None:
+    case = in_bf16(Draw(seed).case())
+    mask = written(case.touched)
+    expected, size = case.expected(), case.expected(size=True)
+    for way in ("torch", "fast"):  # where the processor has no matrix unit both are torch's
+        out = torch.full_like(expected, 7.0, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        case.compute(way, out)
+        assert (out[:, :, ~mask] == 7.0).all()
+        if mask.any():  # input, modulated and activated, and output are rounded to 8 bits
+            error = (out.double() - expected)[:, :, mask].abs().max().item()
+            assert error <= 2.0**-7 * max(1.0, size[:, :, mask].max().item()), way
+
+
 @pytest.mark.parametrize("seed", range(0, CASES, 6))
 def test_torchs_way_needs_no_native_library(seed: int) -> None:
     case = Draw(seed).case()
