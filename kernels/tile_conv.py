@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -82,7 +83,11 @@ class EditedMap:
     touched: Touched
 
     def whole(self) -> Tensor:
-        """The map (N, C, H, W) of its own, in channels_last."""
+        """The map (N, C, H, W) of its own, in channels_last; made once, when all touched pixels are there."""
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> Tensor:
         out = self.base.clone(memory_format=torch.channels_last)
         rows = out.permute(0, 2, 3, 1).flatten(1, 2)  # a view: (N, H * W, C)
         rows[:, self.touched.pixels] = self.news[:, self.touched.numbers]

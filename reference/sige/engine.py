@@ -76,6 +76,7 @@ class Engine:
         self.touched: dict[str, Touched] = {}  # what is computed of each sparse convolution's output
         self._grids: dict[tuple[Size, int], Touched] = {}  # whole maps
         self._kinds: Any = None
+        self._device = torch.device("cpu")
         self._convs: dict[str, TileConv] = {}
         self._tilings: dict[str, Tiling | None] = {}
         self._token_plan: TokenPlan | None = None
@@ -167,7 +168,7 @@ class Engine:
                     f"{step.name} works at {step.size_in[0]} x {step.size_in[1]}, for which there is no mask "
                     f"(there are {', '.join(f'{h} x {w}' for h, w in masks)})"
                 )
-            mask = masks[step.size_in]
+            mask = masks[step.size_in].to(self._device)
             if tuple(mask.shape) != step.size_in:
                 raise ValueError(f"the mask for {step.size_in} has the shape {tuple(mask.shape)}")
             key = step.size_in, tiling, step.size_out
@@ -181,16 +182,16 @@ class Engine:
             if (size, tiling, size) not in made:
                 if size not in masks:
                     raise ValueError(f"a transformer works at {size[0]} x {size[1]}, for which there is no mask")
-                made[size, tiling, size] = Touched(tiling.corners(masks[size]), block, size)
+                made[size, tiling, size] = Touched(tiling.corners(masks[size].to(self._device)), block, size)
             token_tiles[size] = made[size, tiling, size]
         self._token_tiles = token_tiles
         self.touched = touched
 
-    def grid(self, size: Size, stride: int, device: torch.device) -> Touched:
+    def grid(self, size: Size, stride: int) -> Touched:
         """All tiles of a map."""
         key = size, DENSE_TILE // stride or 1
         if key not in self._grids:
-            self._grids[key] = Touched(grid(size, key[1], device), key[1], size)
+            self._grids[key] = Touched(grid(size, key[1], self._device), key[1], size)
         return self._grids[key]
 
     def prepare(self, picture: Tensor, *inputs: Any, **kwargs: Any) -> Program:
@@ -202,6 +203,8 @@ class Engine:
             raise ValueError("the network is in training mode; call network.eval() first")
         tape = record(self.network, picture, *inputs, **kwargs)
         self.program, self._kinds = plan(tape), kinds
+        # Without memory a network can still be counted; where the tiles lie is real then too.
+        self._device = picture.device if picture.device.type != "meta" else torch.device("cpu")
         self.caches, self.touched, self._buffers, self._grids = {}, {}, {}, {}
         real = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
         self._parameters = {index: real[name].detach() for name, index in tape.parameters.items()}
@@ -238,7 +241,7 @@ class Engine:
         for step in self.program.steps:
             touched = self.touched.get(step.name) if sparse else None
             if touched is None:
-                touched = self.grid(step.size_out, step.stride, torch.device("cpu"))
+                touched = self.grid(step.size_out, step.stride)
             images = self.program.tape.shapes[step.raw][0]
             total += self._convs[step.name].products(self.way, len(touched.corners) * images, touched.tile)
         return total
@@ -362,14 +365,14 @@ class _Run:
         like = parts[0].base
         out: AnyMap
         if tiling is None:
-            out, touched = engine.buffer(step.output, like), engine.grid(step.size_out, step.stride, like.device)
+            out, touched = engine.buffer(step.output, like), engine.grid(step.size_out, step.stride)
         elif self.sparse:
             base, touched = self.cache.maps[step.output], engine.touched[step.name]
             news = torch.empty(len(base), touched.count, base.shape[1], dtype=base.dtype, device=base.device)
             out = EditedMap(base, news, touched)
         else:
             out = self.cache.maps[step.output] = engine.empty(step.output, like)
-            touched = engine.grid(step.size_out, step.stride, like.device)
+            touched = engine.grid(step.size_out, step.stride)
         engine._convs[step.name](
             parts,
             self._prologue(step),
