@@ -123,6 +123,7 @@ def make_records(
 def _check_complete(job: Job, measurements: list[Measurement]) -> None:
     experiment, _ = job.declared()
     have = {(m.row, m.column) for m in measurements if m.step is None}
+    have |= experiment.without
     lacking = [f"{row}/{c.key}" for row in experiment.rows for c in experiment.columns if (row, c.key) not in have]
     if lacking:
         raise ValueError(f"{experiment.key} ended without a value for {', '.join(lacking)}, which it declares")

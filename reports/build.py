@@ -96,6 +96,7 @@ def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str,
                 "published_metric": {n.column: n.metric for n in table.table.published},
                 "plots": _plots(table, f"{section.paper.key}-{number}"),
                 "pictures": _pictures(section, table, frame, run),
+                "beside": [(t, pivot(t)) for t in table.beside],
             }
         )
     published = [(t, pivot(t)) for t in section.paper.tables if t.published]
@@ -109,7 +110,7 @@ def _plots(table: MeasuredTable, name: str) -> list[_Plot]:
         means = "; ".join(
             f"{c.key}: " + ", ".join(f"{label} {table.cells[row, c.key]}" for row, label in table.rows)
             for c in table.columns
-            if c.direction != "none"
+            if c.direction != "none" and not c.exact
         )
         out.append(
             _Plot(
@@ -120,11 +121,12 @@ def _plots(table: MeasuredTable, name: str) -> list[_Plot]:
         )
     if svg := plots.curves(table, f"{name}-curves"):
         what = ", ".join(c.column.metric for c in table.curves)
+        drawn = ", ".join(dict.fromkeys(line for c in table.curves for line in c.lines))
         out.append(
             _Plot(
                 Markup(svg),
-                "Over training: mean over seeds, the band from the lowest to the highest.",
-                f"Curves over training of {what}, for {rows}.",
+                f"{table.axis.about}: mean over seeds, the band from the lowest to the highest.",
+                f"Curves over {table.axis.name} of {what}, for {drawn}.",
             )
         )
     return out

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import pandas as pd
 
 from gengauge.benchmarks.core.claims import Judgement, judge
-from gengauge.benchmarks.core.experiments import Experiment, Paper, Scale
+from gengauge.benchmarks.core.experiments import TRAINING, Axis, Experiment, Paper, Scale
 from gengauge.benchmarks.core.statistics import Interval, t_interval
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, Row, Table
 
@@ -34,10 +34,13 @@ class Measured:
     values: tuple[float, ...]
     status: str
     reason: str
+    exact: bool = False
 
     def __str__(self) -> str:
         if self.interval is None:
             return self.status
+        if self.exact and len(set(self.values)) == 1:
+            return f"{self.values[0]:.6g}"
         text = number(self.interval.mean)
         if self.interval.count > 1:
             text += f" [{number(self.interval.low)}, {number(self.interval.high)}]"
@@ -46,17 +49,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class Curve:
-    """A column over training: for each row the steps with mean, lowest and highest value over seeds."""
+    """A column over its experiments' axis: for each row, by name, the places with mean, lowest and highest value over
+    seeds."""
 
     column: Column
-    lines: dict[str, list[tuple[int, float, float, float]]]
+    lines: dict[str, list[tuple[float, float, float, float]]]
 
 
 @dataclass(frozen=True)
 class MeasuredTable:
     """A table as run at one scale on one device with one set of data, beside what the paper prints.
 
-    `rows` are the measured ones in the paper's order; `columns` the measured metrics with a direction first.
+    `rows` are the measured ones in the paper's order; `columns` the measured metrics with a direction first. `beside`
+    are published tables that belong under this one.
     """
 
     table: Table
@@ -69,6 +74,8 @@ class MeasuredTable:
     protocol: tuple[tuple[str, str, str], ...]
     curves: tuple[Curve, ...]
     judgements: tuple[Judgement, ...]
+    axis: Axis
+    beside: tuple[Table, ...]
 
     @property
     def stand_in(self) -> bool:
@@ -167,7 +174,8 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
     present = [r.key for r in table.rows if r.key in set(part["row"])]
     present += [r for r in dict.fromkeys(part["row"]) if r not in present]
     final = part[part["step"].isna()]
-    cells = {(row, column): _measured(final[final["row"] == row], column) for row in present for column in columns}
+    lines, present = present, [row for row in present if row in set(final["row"])]
+    cells = {(row, c): _measured(final[final["row"] == row], columns[c]) for row in present for c in columns}
     good = final[final["status"] == "ok"]
     keys = zip(good["seed"], good["row"], good["column"], strict=True)
     values = {(int(s), str(r), str(c)): float(v) for (s, r, c), v in zip(keys, good["value"], strict=True)}
@@ -177,7 +185,9 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
         for claim in paper.claims
         if claim.table == key and all(cell.column in columns for cell in claim.cells.values())
     )
-    curves = tuple(curve for c in columns.values() if (curve := _curve(part, present, c)) is not None)
+    axis = next((e.axis for e in experiments), TRAINING)
+    names_of = {row: row_name(table, row) for row in lines}
+    curves = tuple(curve for c in columns.values() if (curve := _curve(part, names_of, c, axis)) is not None)
     scale, data, device = (str(x) for x in group)
     at_scale = [e.scales[s].protocol if (s := cast(Scale, scale)) in e.scales else () for e in experiments]
     everywhere = [e.protocol for e in experiments]
@@ -194,28 +204,31 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
         protocol,
         curves,
         judgements,
+        axis,
+        tuple(paper.table(other) for other in table.beside),
     )
 
 
-def _measured(rows: pd.DataFrame, column: str) -> Measured:
-    mine = rows[(rows["column"] == column) & (rows["status"] == "ok")]
+def _measured(rows: pd.DataFrame, column: Column) -> Measured:
+    mine = rows[(rows["column"] == column.key) & (rows["status"] == "ok")]
     if len(mine):
         values = tuple(float(v) for v in mine.sort_values("seed")["value"])
-        return Measured(t_interval(values), values, "ok", "")
+        return Measured(t_interval(values), values, "ok", "", column.exact)
     bad = rows[rows["status"] != "ok"]
     if len(bad):
         return Measured(None, (), str(bad.iloc[0]["status"]), str(bad.iloc[0]["reason"]))
     return Measured(None, (), "-", "")
 
 
-def _curve(part: pd.DataFrame, rows: Sequence[str], column: Column) -> Curve | None:
+def _curve(part: pd.DataFrame, rows: Mapping[str, str], column: Column, axis: Axis) -> Curve | None:
     points = part[(part["column"] == column.key) & part["step"].notna() & (part["status"] == "ok")]
     if points.empty:
         return None
     lines = {}
-    for row in rows:
+    for row, name in rows.items():
         mine = points[points["row"] == row].groupby("step")["value"].agg(["mean", "min", "max"])
-        lines[row] = [(int(step), *map(float, line)) for step, line in zip(mine.index, mine.to_numpy(), strict=True)]
+        places = [int(step) / axis.steps_per_unit for step in mine.index]
+        lines[name] = [(place, *map(float, line)) for place, line in zip(places, mine.to_numpy(), strict=True)]
     return Curve(column, {row: line for row, line in lines.items() if line})  # type: ignore[misc]
 
 

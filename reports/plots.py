@@ -10,7 +10,7 @@ from typing import Any, cast
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from gengauge.reports.content import MeasuredTable
 
@@ -42,11 +42,16 @@ STYLE: dict[str, Any] = {
 
 
 def comparison(table: MeasuredTable, name: str) -> str | None:
-    """A panel a metric: each row's mean with its interval, its seeds as small dots. None without values."""
+    """A panel a metric: each row's mean with its interval, its seeds as small dots. None without values.
+
+    Exact numbers have no interval, and stand in the table.
+    """
     columns = [
         c
         for c in table.columns
-        if c.direction != "none" and any(table.cells[row, c.key].interval is not None for row, _ in table.rows)
+        if c.direction != "none"
+        and not c.exact
+        and any(table.cells[row, c.key].interval is not None for row, _ in table.rows)
     ]
     if not columns:
         return None
@@ -73,10 +78,16 @@ def comparison(table: MeasuredTable, name: str) -> str | None:
 
 
 def curves(table: MeasuredTable, name: str) -> str | None:
-    """A panel a column over training: mean over seeds, the band from the lowest to the highest. None without curves."""
+    """A panel a column over its axis: mean over seeds, the band from the lowest to the highest. None without curves.
+
+    A row has the colour that it has in `comparison`, unless its curves have more lines than that can tell apart.
+    """
     if not table.curves:
         return None
-    colours = {row: i for i, (row, _) in enumerate(table.rows)}
+    drawn = list(dict.fromkeys(name for curve in table.curves for name in curve.lines))
+    order = list(dict.fromkeys([*(name for _, name in table.rows), *drawn]))
+    colours = {name: i for i, name in enumerate(order if len(order) <= len(COLOURS) else drawn)}
+    axis = table.axis
 
     def draw(figure: Figure) -> None:
         axes: list[Axes] = list(
@@ -88,14 +99,21 @@ def curves(table: MeasuredTable, name: str) -> str | None:
             for row, line in curve.lines.items():
                 i = colours[row]
                 steps, mean, low, high = zip(*line, strict=True)
-                ax.plot(steps, mean, STYLES[i % 4], color=COLOURS[i % len(COLOURS)], label=short(dict(table.rows)[row]))
+                marker = "." if len(steps) < 10 else ""
+                ax.plot(steps, mean, STYLES[i % 4], marker=marker, color=COLOURS[i % len(COLOURS)], label=short(row))
                 ax.fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
             ax.set_title(curve.column.metric, fontsize=9, wrap=True)
-            ax.set_xlabel("training step")
-            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            ax.set_xlabel(axis.name)
+            if axis.log:
+                ax.set_xscale("log")
+                ax.xaxis.set_major_formatter(ScalarFormatter())
+            else:
+                ax.xaxis.set_major_locator(MaxNLocator(4, integer=axis.steps_per_unit == 1))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
-    return _svg(draw, (2.9 * len(table.curves) + 0.4, 2.9), name)
+    lines = max(len(curve.lines) for curve in table.curves)
+    size = (max(2.9 * len(table.curves), 6.0 if len(table.curves) == 1 else 0) + 0.4, 2.5 + 0.1 * lines)
+    return _svg(draw, size, name)
 
 
 def short(label: str, length: int = 46) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from gengauge.benchmarks.core.statistics import Interval
+from gengauge.benchmarks.core.tables import Column, Table
 from gengauge.reports.content import MeasuredTable, Report, number, pivot, sources
 
 LEGEND = "A star marks a published number that is remembered, not read. Brackets are 95 % t intervals over seeds."
@@ -19,8 +20,23 @@ def header(table: MeasuredTable) -> list[str]:
     for column in table.columns:
         if any(table.published(row, column.key) for row, _ in table.rows):
             names.append(f"{column.key} published")
-        names.append(f"{column.key} measured" + (" (stand-in)" if table.stand_in else ""))
+        names.append(f"{column.key} measured" + _standing(table, column))
     return names
+
+
+def _standing(table: MeasuredTable, column: Column) -> str:
+    if column.exact:
+        return " (exact)"
+    return " (stand-in)" if table.stand_in else ""
+
+
+def published_lines(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table's published numbers alone; a star marks a remembered one."""
+    body = [
+        [str(row), *(("" if n is None else n.text + ("" if n.confidence == "read" else "*")) for n in numbers)]
+        for row, numbers in pivot(table)
+    ]
+    return ["row", *(f"{c.key}{'' if c.unit == '1' else f' ({c.unit})'} published" for c in table.columns)], body
 
 
 def lines(table: MeasuredTable) -> list[list[str]]:
@@ -58,6 +74,8 @@ def markdown(report: Report) -> str:
                     f"| {j.claim.sentence} | {j.verdict}{f': {j.reason}' if j.reason else ''} | {margin(j.interval)} |"
                     for j in table.judgements
                 ]
+            for other in table.beside:
+                out += ["", f"Published beside: {other.title}", "", *_pipe(*published_lines(other))]
             if table.protocol:
                 out += ["", *_pipe(["subject", "published", "here"], table.protocol)]
             out.append("")

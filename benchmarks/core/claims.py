@@ -12,7 +12,10 @@ from gengauge.benchmarks.core.statistics import Interval, t_interval
 Verdict = Literal["holds", "fails", "undecided"]
 
 MIN_SEEDS = 2
-METHOD = f"95 % Student's t interval of the margin over seeds that measured every cell, at least {MIN_SEEDS} of them"
+METHOD = (
+    "95 % Student's t interval of the margin over seeds that measured every cell, "
+    f"at least {MIN_SEEDS} of them (one of exact numbers)"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Cell:
 class Claim:
     """A sentence and its margin: an expression over the named cells, above zero where the sentence is true.
 
-    The margin is formed within a seed, so that what the seeds share (training pictures, reference) cancels.
+    The margin is formed within a seed, so that what the seeds share (training pictures, reference) cancels. Of `exact`
+    numbers, which depend on no seed, one is enough.
     """
 
     key: str
@@ -36,6 +40,7 @@ class Claim:
     cells: Mapping[str, Cell]
     margin: Callable[[Mapping[str, float]], float]
     unit: str = "1"
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,9 @@ def judge(claim: Claim, values: Mapping[tuple[int, str, str], float]) -> Judgeme
     """The verdict on a claim from final values by (seed, row, column).
 
     `holds` if the 95 % interval of the margin lies above zero, `fails` if it lies below, else `undecided`; always
-    `undecided` from one seed. With two the interval is honest but very wide (Student's t with one degree of freedom:
-    12.7 standard errors either way), so that only large and steady margins are decided.
+    `undecided` from one seed, but where the numbers are exact: then the margin itself decides. With two the interval is
+    honest but very wide (Student's t with one degree of freedom: 12.7 standard errors either way), so that only large
+    and steady margins are decided.
     """
     margins = []
     for seed in sorted({seed for seed, _, _ in values}):
@@ -63,6 +69,8 @@ def judge(claim: Claim, values: Mapping[tuple[int, str, str], float]) -> Judgeme
     if not margins:
         return Judgement(claim, "undecided", None, "no seed measured all that it speaks of")
     interval = t_interval(margins)
+    if claim.exact:
+        return Judgement(claim, "holds" if min(margins) > 0 else "fails", interval)
     if len(margins) < MIN_SEEDS:
         return Judgement(claim, "undecided", interval, f"{len(margins)} of the {MIN_SEEDS} seeds that a verdict needs")
     if interval.low > 0:

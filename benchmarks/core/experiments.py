@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value. `step` is None for the final value and the training step for a point of a curve.
+    """One measured value. `step` is None for the final value and for a point of a curve its place (see `Axis`).
 
     `missing` says why there is no value (`value` is NaN then), where the rest of the job went well.
     """
@@ -135,13 +135,29 @@ class AtScale:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """What the curves of an experiment run over: `name` with its unit; a step is one of `steps_per_unit` of a unit."""
+
+    name: str
+    steps_per_unit: int = 1
+    log: bool = False
+    about: str = ""  # how a report calls the curves
+
+
+TRAINING = Axis("training step", about="Over training")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One function that fills some rows of one table at the scales it declares.
 
     `columns` are the metrics it measures, those of the published table and its own. `protocol` names each difference
     from the published protocol, at every scale, as (subject, published, here). A `timed` experiment runs alone on the
-    machine. `check` looks at the user's data before any job starts and raises ValueError for what the experiment cannot
-    use. `reads` tells which part of a folder of data sets it reads (None: the part is not there), by default all of it.
+    machine. `without` are the (row, column) that a row does not have, as a dense network has no cache; a row without
+    any column is a line of the curves, which run over `axis`.
+
+    `check` looks at the user's data before any job starts and raises ValueError for what the experiment cannot use.
+    `reads` tells which part of a folder of data sets it reads (None: the part is not there), by default all of it.
     `train` is the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. `measure`
     gives mean and standard deviation of what a network in the user's file has by the same protocol, for
     `gengauge measure`.
@@ -156,6 +172,8 @@ class Experiment:
     check: Callable[[Any, Path | None], None] = lambda settings, data: None
     protocol: tuple[tuple[str, str, str], ...] = ()
     timed: bool = False
+    axis: Axis = TRAINING
+    without: frozenset[tuple[str, str]] = frozenset()
     reads: Callable[[Any, Path], Path | None] | None = None
     train: Callable[[Context], object] | None = None
     measure: Callable[[Context, Path], Mapping[str, tuple[float, float]]] | None = None

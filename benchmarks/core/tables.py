@@ -24,12 +24,16 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of a table. `metric` defines it in words; `unit` is "1" for a number without one."""
+    """A metric of a table. `metric` defines it in words; `unit` is "1" for a number without one.
+
+    An `exact` one depends on no weights, data or seed: it is no stand-in at any scale.
+    """
 
     key: str
     metric: str
     unit: str
     direction: Direction
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,18 @@ class PublishedNumber:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper with its published numbers; `rows` and `columns` stand in the paper's order."""
+    """A table of a paper with its published numbers; `rows` and `columns` stand in the paper's order.
+
+    `beside` names published tables of the paper that a report shows under this one's measured numbers: of the same
+    networks, for instance, on other machines.
+    """
 
     key: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     published: tuple[PublishedNumber, ...]
+    beside: tuple[str, ...] = ()
 
     def number(self, row: str, column: str) -> PublishedNumber | None:
         """The published number of a row's and a column's key, None where the paper has no such cell."""

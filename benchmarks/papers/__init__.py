@@ -10,9 +10,6 @@ def _published_only(key: str, name: str, title: str, venue: str) -> Paper:
     return Paper(key, name, title, venue, load_tables(key))
 
 
-sige = _published_only(
-    "sige", "SIGE", "Efficient Spatially Sparse Inference for Conditional GANs and Diffusion Models", "NeurIPS 2022"
-)
 custom_diffusion = _published_only(
     "custom_diffusion", "Custom Diffusion", "Multi-Concept Customization of Text-to-Image Diffusion", "CVPR 2023"
 )
@@ -25,5 +22,6 @@ cut = _published_only("cut", "CUT", "Contrastive Learning for Unpaired Image-to-
 
 SOURCES = (
     "gengauge.benchmarks.papers.diffaugment:PAPER",
-    *(f"{__name__}:{key}" for key in ("sige", "custom_diffusion", "gangealing", "gan_warping", "sdedit", "cut")),
+    "gengauge.benchmarks.papers.sige:PAPER",
+    *(f"{__name__}:{key}" for key in ("custom_diffusion", "gangealing", "gan_warping", "sdedit", "cut")),
 )
