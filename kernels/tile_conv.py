@@ -196,7 +196,7 @@ class TileConv:
         return (
             native is not None
             and (self.weight.dtype == torch.float32 or (self._bf16 and bool(native.gg_conv_bf16_ready())))
-            and self.weight.device.type == "cpu"
+            and self.weight.device.type in ("cpu", "meta")
             and self.groups == 1
             and self.kernel <= 7
             and (tile - 1) * self.stride + self.kernel <= 11

@@ -9,17 +9,14 @@ own function is called, as in Stable Diffusion; attention counts its two product
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from math import prod
 
 from torch import nn
 
-from gengauge.kernels.tile_conv import Touched
 from gengauge.reference.sige.policy import FOLLOW, Policy
+from gengauge.reference.sige.prepared import Marks, Prepared
 from gengauge.reference.sige.program import NORMS, ConvStep, Program
 from gengauge.reference.sige.tape import Call, Ref, Tape
-from gengauge.reference.sige.tiling import Tiling
-from gengauge.reference.sige.tokens import Layout
 
 # The names under which torchprofile reports.
 CONVOLUTION, LINEAR, BMM, MUL = "aten::_convolution", "aten::linear", "aten::bmm", "aten::mul"
@@ -37,33 +34,25 @@ def dense_macs(network: nn.Module, tape: Tape, swish_is_product: bool = True) ->
     return +macs
 
 
-def sparse_macs(
-    network: nn.Module,
-    program: Program,
-    policy: Policy,
-    tilings: Mapping[str, Tiling | None],
-    touched: Mapping[str, Touched],
-    rows: tuple[Sequence[int], Mapping[int, Layout], Mapping[tuple[int, int], int]] = ((), {}, {}),
-    swish_is_product: bool = True,
-) -> Macs:
+def sparse_macs(network: nn.Module, prepared: Prepared, marks: Marks, swish_is_product: bool = True) -> Macs:
     """Operations of one sparse pass as the published profile mode counts them: windows that overlap count each.
 
-    `rows` are the calls that run on touched tokens only, the layouts of their values, and the tokens of a map by size.
     What depends on the time alone is not evaluated. A kept norm is one multiplication an element, together with the
     per-channel factors that follow it.
     """
+    program, policy, plan = prepared.program, prepared.policy, prepared.tokens
     tape = program.tape
     macs: Macs = Counter()
     whole = set(program.whole_map_calls())
     gathers: set[object] = set()  # a trace of the published code counts a product of sizes at each
     for step in program.steps:
-        tiling = tilings[step.name]
+        tiling = prepared.tilings[step.name]
         images = tape.shapes[step.raw][0]
         if tiling is None:
             macs.update(_plain(tape, step.call, swish_is_product))
             whole.update((*step.gathered, *step.before))
             continue
-        places = touched[step.name]
+        places = marks.touched[step.name]
         products = step.channels_in // step.groups * step.kernel**2 * step.channels_out
         macs[CONVOLUTION] += places.listed * images * places.tile**2 * products
         whole.update(step.before)  # what is up-sampled is made on the whole map before
@@ -72,12 +61,13 @@ def sparse_macs(
         if policy.block(step) != FOLLOW:  # what follows is not gathered again
             gathers.add((tuple(part.value for part in step.parts), tiling))
         gathers.update(part.value for part in (step.gamma, step.beta) if part is not None)
-    row_calls, layouts, tokens = rows
+    row_calls = plan.row_calls()
     for index in row_calls:
         call = tape.calls[index]
-        size = layouts[call.outputs[0]].size
+        height, width = plan.layouts[call.outputs[0]].size
+        tokens = marks.tokens[height, width]
         for name, number in _plain(tape, call, swish_is_product).items():
-            macs[name] += number * tokens[size] // (size[0] * size[1])
+            macs[name] += number * tokens.listed * tokens.tile**2 // (height * width)
     for index in sorted(whole.difference(row_calls)):
         call = tape.calls[index]
         if call.op in NORMS and not policy.norm_is_fresh(call.module):

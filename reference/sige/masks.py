@@ -28,10 +28,12 @@ def difference_mask(a: Tensor, b: Tensor, eps: float = 0.02) -> Tensor:
         raise ValueError(f"eps is {eps}; it cannot be negative")
     # Bytes would wrap around, and bool knows no difference.
     a, b = (x if x.is_floating_point() else x.double() for x in (a, b))
-    for name, x in (("first", a), ("second", b)):
-        if not torch.isfinite(x).all():
-            raise ValueError(f"the {name} picture has {int((~torch.isfinite(x)).sum())} values that are not finite")
-    return ((a - b).abs() > eps).reshape(-1, *a.shape[-2:]).any(0)
+    difference = (a - b).abs_().reshape(-1, *a.shape[-2:]).amax(0)
+    if not torch.isfinite(difference).all():  # as it is wherever one of the two is not
+        for name, x in (("first", a), ("second", b)):
+            if not torch.isfinite(x).all():
+                raise ValueError(f"the {name} picture has {int((~torch.isfinite(x)).sum())} values that are not finite")
+    return difference > eps
 
 
 def dilate(mask: Tensor, radius: int | Size) -> Tensor:

@@ -14,6 +14,7 @@ from gengauge.kernels.tile_conv import ConvWay
 from gengauge.reference.sige.engine import Engine
 from gengauge.reference.sige.masks import EditMasks, MaskRecipe
 from gengauge.reference.sige.policy import Policy, by_size
+from gengauge.reference.sige.prepared import Marks
 from gengauge.reference.sige.tape import CannotRecord, replace_tensors, tensors_in
 
 # The engine's output must be the network's to this share of the largest value; otherwise the network runs instead.
@@ -69,6 +70,7 @@ class SparseSession:
         self._dense_seconds: float | None = None
         self._full_seconds: float | None = None
         self._measured: dict[int, float] = {}  # products of a sparse pass -> seconds
+        self._marked: tuple[Tensor, Marks] | None = None  # the mask of the last edit, and what it marks
 
     @property
     def engine(self) -> Engine:
@@ -192,6 +194,7 @@ class SparseSession:
             self._full_seconds = _now(original) - started
         else:
             self._steps.clear()  # another shape: the engine has dropped its caches
+            self._marked = None
             self._full_seconds = None
         return out
 
@@ -222,7 +225,7 @@ class SparseSession:
             return self._everywhere(edited, masks, kept, step, update, self.refusal)
         if masks.raw.all():  # then the edit is a picture of its own, with statistics of its own
             return self._everywhere(edited, masks, kept, step, update, "every pixel is edited")
-        self.engine.set_masks(masks.levels)
+        self._mark(masks)
         products = self.engine.products()
         expected, dense = self._expected(products), self._quickest()
         if not self.always_sparse and expected is not None and dense is not None and expected > dense:
@@ -235,6 +238,13 @@ class SparseSession:
             self._measured[products] = min(took, self._measured.get(products, took))
         self.choice = Choice("sparse", "tiles are quicker", masks.ratio, took, dense)
         return out
+
+    def _mark(self, masks: EditMasks) -> None:
+        """Sets an edit's masks; in a sampling loop they are those of the step before."""
+        if self._marked is not None and torch.equal(self._marked[0], masks.raw):
+            self.engine.marks = self._marked[1]
+        else:
+            self._marked = masks.raw, self.engine.set_masks(masks.levels)
 
     def _everywhere(self, edited: Tensor, masks: EditMasks, kept: _Step, step: int, update: bool, why: str) -> Tensor:
         """The whole network, by the engine or by itself, whichever was quicker."""

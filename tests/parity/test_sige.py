@@ -38,9 +38,10 @@ from gengauge.reference.nets.spade import SPADEConfig, SPADEGenerator, one_hot_w
 from gengauge.reference.nets.unet import UNetConfig
 from gengauge.reference.sige import masks, policy, samplers
 from gengauge.reference.sige.count import dense_macs, parameters
-from gengauge.reference.sige.engine import Engine, _Run
+from gengauge.reference.sige.engine import Engine
 from gengauge.reference.sige.policy import Policy
 from gengauge.reference.sige.program import ConvStep
+from gengauge.reference.sige.run import Run
 from gengauge.reference.sige.tape import record
 
 PAPER = "sige"
@@ -335,7 +336,8 @@ def test_outputs_of_modules_within(path: Path, kind: str, way: str) -> None:
     engine = golden.engine(way, attention_fault=kind == "ddpm_")  # they are of the run with the published fault
     assert engine.program is not None
     tape = engine.program.tape
-    run = _Run(engine, engine.caches[0], {tape.inputs[0]: golden.pictures()["edited"]}, sparse=True, cache_id=0)
+    assert engine.prepared is not None
+    run = Run(engine.prepared, engine.way, engine.caches[0], golden.pictures()["edited"], marks=engine.marks)
     with torch.no_grad():
         run.all()
         for name, published in under(golden.tensors, "inter.sparse.").items():

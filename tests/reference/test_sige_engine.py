@@ -19,8 +19,9 @@ from gengauge.reference.nets.pd_unet import PDConfig, PDUNet
 from gengauge.reference.nets.spade import SPADEConfig, SPADEGenerator
 from gengauge.reference.nets.unet import UNetConfig
 from gengauge.reference.sige import masks, policy
-from gengauge.reference.sige.engine import Engine, _Run
+from gengauge.reference.sige.engine import Engine
 from gengauge.reference.sige.policy import Policy
+from gengauge.reference.sige.run import Run
 from gengauge.reference.sige.tape import CannotRecord
 
 WAYS: tuple[ConvWay, ...] = ("torch", "direct", "fast")
@@ -275,7 +276,8 @@ def test_what_no_tile_reaches_is_the_cache(seed: int, way: ConvWay) -> None:
     kept = {index: value.clone() for index, value in engine.caches[0].maps.items()}
     engine.set_masks(levels(x, edited, engine))
     assert engine.program is not None
-    run = _Run(engine, engine.caches[0], {engine.program.tape.inputs[0]: edited}, sparse=True, cache_id=0)
+    assert engine.prepared is not None
+    run = Run(engine.prepared, engine.way, engine.caches[0], edited, marks=engine.marks)
     with torch.no_grad():
         run.all()
     found = {index: value for index, value in run.values.items() if isinstance(value, EditedMap)}

@@ -113,11 +113,11 @@ def edit_churches(
             return engine.full(x, t)
 
         def sparse(x: Tensor, t: Tensor, levels: dict[tuple[int, int], Tensor] = masks.levels) -> Tensor:
-            if not engine.touched:  # a new shape, or the first run: sizes are known after the full pass
+            if engine.marks is None:  # a new shape, or the first run: sizes are known after the full pass
                 engine.set_masks(levels)
             return engine.sparse(x)
 
-        engine.touched = {}
+        engine.marks = None
         noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(0)).to(device)
         edit = Edit(original, noise, masks.dilated)
         both = paired(full, sparse)
