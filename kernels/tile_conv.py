@@ -375,16 +375,18 @@ def _pack(weight: Tensor, kind: Kind) -> Tensor:
     """(points, panels, I, columns) for Winograd, (panels, taps, I, columns) for the direct way."""
     out, depth, kernel, _ = weight.shape
     columns = _library().gg_conv_panel(out)
+    panels = -(-out // columns)
     if kind == 1:
-        points = weight.permute(2, 3, 1, 0).reshape(kernel * kernel, depth, out)
-    else:
-        transform = torch.tensor(_TRANSFORMS[kind], dtype=torch.float64)
-        both = torch.kron(transform, transform)  # of rows and columns of the kernel at once
-        points = (
-            (both @ weight.double().permute(2, 3, 1, 0).reshape(kernel * kernel, -1)).float().unflatten(1, (depth, out))
-        )
-    points = F.pad(points, (0, -out % columns)).unflatten(2, (-1, columns))
-    return (points.permute(2, 0, 1, 3) if kind == 1 else points.permute(0, 2, 1, 3)).float().contiguous()
+        taps = F.pad(weight.permute(2, 3, 1, 0).reshape(kernel * kernel, depth, out), (0, -out % columns))
+        return taps.unflatten(2, (panels, columns)).permute(2, 0, 1, 3).contiguous()
+    transform = torch.tensor(_TRANSFORMS[kind], dtype=torch.float64)
+    both = torch.kron(transform, transform)  # of rows and columns of the kernel at once
+    packed = torch.zeros(len(both), panels, depth, columns)
+    for n in range(panels):  # a panel at a time, so that what is between stays in the cache
+        part = weight[n * columns : (n + 1) * columns]
+        points = both @ part.double().flatten(2).permute(2, 1, 0).reshape(kernel * kernel, -1)
+        packed[:, n, :, : len(part)] = points.unflatten(1, (depth, len(part)))
+    return packed
 
 
 def _pack_bf16(weight: Tensor) -> Tensor:

@@ -46,6 +46,12 @@ DENSE: dict[DenseWay, Row] = {
 FLOAT32: tuple[DenseWay, ...] = ("eager", "channels_last", "compile")
 FULL = Row("SIGE", "full pass on the original")
 # Lines of the curves only.
+SparseWay = Literal["fast", "direct", "bfloat16"]
+SPARSE: dict[SparseWay, str] = {
+    "fast": "SIGE",
+    "direct": "SIGE, direct convolutions",
+    "bfloat16": "SIGE, bfloat16",
+}
 SPARSE_LINE, MACS_LINE, PRODUCTS_LINE = Row("SIGE"), Row("Bound by direct MACs"), Row("Bound by Winograd's products")
 LINES = (SPARSE_LINE, MACS_LINE, PRODUCTS_LINE)
 QUICK_EDITS = (SHIPPED, SQUARE, Edit("square of 30%", 0.30), ALL)
@@ -56,12 +62,12 @@ AREA = Axis("edited pixels (%)", steps_per_unit=100, log=True, about="Against th
 
 @dataclass(frozen=True)
 class Settings:
-    """What is timed of a network, by key. `direct`: the sparse engine without Winograd's way, too."""
+    """What is timed of a network, by key, densely and by the sparse engine."""
 
     network: str
     edits: tuple[Edit, ...] = QUICK_EDITS
     dense: tuple[DenseWay, ...] = ("eager", "channels_last", "bfloat16")
-    direct: bool = False
+    sparse: tuple[SparseWay, ...] = ("fast", "bfloat16")
     rounds: int = 3
 
 
@@ -82,7 +88,8 @@ COLUMNS = (
     Column("mask_share", "Making masks and tile indices, as a share of the sparse pass that follows", "%", "none"),
     Column(
         "stops_paying",
-        "Edited share of the pixels from which on this row is quicker than the sparse engine, on the straight line "
+        "Edited share of the pixels from which on this row is quicker than the sparse engine (of the same type of "
+        "numbers), on the straight line "
         "between the two measured edits that enclose it; 100 where it is at no edit, 0 where it is at all",
         "%",
         "none",
@@ -120,24 +127,19 @@ PROTOCOL = (
 )
 
 
-def sparse_row(edit: Edit, direct: bool = False) -> Row:
+def sparse_row(edit: Edit, way: SparseWay = "fast") -> Row:
     """The row of the sparse engine on an edit."""
-    return Row("SIGE, direct convolutions" if direct else "SIGE", edit.name)
+    return Row(SPARSE[way], edit.name)
 
 
 def rows_of(s: Settings) -> dict[Row, tuple[str, ...]]:
     """The rows that an experiment measures, with their columns."""
     rows: dict[Row, tuple[str, ...]] = {DENSE[way]: OF_COMPILED if way == "compile" else OF_DENSE for way in s.dense}
     rows[FULL] = OF_FULL
-    rows |= {sparse_row(edit): OF_SPARSE for edit in s.edits}
-    if s.direct:
-        rows |= {sparse_row(edit, True): OF_SPARSE for edit in s.edits}
-    return rows
+    return rows | {sparse_row(edit, way): OF_SPARSE for way in s.sparse for edit in s.edits}
 
 
-SHORT = {
-    sparse_row(edit, direct).key for edit in EDITS for direct in (False, True) if edit.share is None or edit.share < 0.2
-}
+SHORT = {sparse_row(edit, way).key for edit in EDITS for way in SPARSE if edit.share is None or edit.share < 0.2}
 
 
 @dataclass
@@ -185,39 +187,37 @@ def speed(context: Context) -> Iterator[Result]:
     weights = _bytes_of(module)
     held: dict[str, int] = {}
     working: dict[str, int] = {}
-    for way in s.dense:
-        row = DENSE[way].key
+    for dense in s.dense:
+        row = DENSE[dense].key
         tell(0, f"warming up: {row}")
-        made = dense_way(way, module, original, times)
+        made = dense_way(dense, module, original, times)
         try:
-            if way == "compile":
+            if dense == "compile":
                 made()
             else:
                 with _all_cores():
                     working[row] = working_bytes(made, context.device)
         except Exception as error:  # a compiler that is missing or gives up is no fault of the others
-            if way != "compile":
+            if dense != "compile":
                 raise
             failed[row] = f"torch.compile does not work here: {str(error).splitlines()[0]}"
             continue
         ways[row] = made
-        held[row] = weights // 2 if way == "bfloat16" else weights
+        held[row] = weights // 2 if dense == "bfloat16" else weights
         done += 2
 
-    engines = {
-        False: Engine(module, network.policy),
-        **({True: Engine(module, network.policy, "direct")} if s.direct else {}),
-    }
+    engines = {way: sparse_engine(way, module, network) for way in s.sparse}
     edits: dict[str, _Sparse] = {}
-    for direct, engine in engines.items():
+    for way, engine in engines.items():
         tell(0, "laying out weights, keeping the original's maps")
+        mine = original.bfloat16() if way == "bfloat16" else original
         with _all_cores():
-            engine.full(original, *times)
+            engine.full(mine, *times)
         for edit in s.edits:
-            row = sparse_row(edit, direct).key
+            row = sparse_row(edit, way).key
             tell(0, f"warming up: {row}")
-            edited = network.edited_input(original, edit.mask(network.shipped, *network.size))
-            edits[row] = _Sparse(engine, network, original, edited)
+            edited = network.edited_input(original, edit.mask(network.shipped, *network.size)).to(mine.dtype)
+            edits[row] = _Sparse(engine, network, mine, edited)
             edits[row].mask()
             packed = engine.weight_bytes
             with _all_cores():  # a first pass may lay out weights in another way
@@ -226,15 +226,15 @@ def speed(context: Context) -> Iterator[Result]:
             edits[row].seconds.clear()  # the first time is no measure
             ways[row] = edits[row].run
             done += 2
-    ways[FULL.key] = lambda: engines[False].full(original, *times)
+    ways[FULL.key] = lambda: engines["fast"].full(original, *times)
     with _all_cores():
         working[FULL.key] = working_bytes(ways[FULL.key], context.device)
     samples = alternate(
         ways, s.rounds, _repeats, context.device, lambda row: edits[row].mask() if row in edits else None, tell
     )
 
-    for way in s.dense:
-        if (row := DENSE[way].key) in failed:
+    for dense in s.dense:
+        if (row := DENSE[dense].key) in failed:
             yield from (Measurement(row, column, math.nan, missing=failed[row]) for column in OF_COMPILED)
     best = min(
         (DENSE[w].key for w in s.dense if w in FLOAT32 and DENSE[w].key in ways), key=lambda r: samples[r].median
@@ -246,7 +246,7 @@ def speed(context: Context) -> Iterator[Result]:
             if row in working:
                 yield Measurement(row, "memory", (held[row] + working[row]) / MEBI)
             continue
-        engine = edits[row].engine if row in edits else engines[False]
+        engine = edits[row].engine if row in edits else engines["fast"]
         kept = engine.cache_bytes, engine.weight_bytes
         yield Measurement(row, "cache", kept[0] / MEBI)
         yield Measurement(row, "packed", kept[1] / MEBI)
@@ -260,6 +260,13 @@ def speed(context: Context) -> Iterator[Result]:
             yield Measurement(row, "mask_share", 100 * masking / found.median, samples=len(edits[row].seconds))
     yield from _crossings(s, samples, edits)
     yield from _curves(s, samples, edits)
+
+
+def sparse_engine(way: SparseWay, module: nn.Module, network: Network) -> Engine:
+    """The engine on a network; in bfloat16 it has weights of its own."""
+    if way == "bfloat16":
+        return Engine(copy.deepcopy(module).bfloat16(), network.policy)
+    return Engine(module, network.policy, way)
 
 
 def dense_way(way: DenseWay, module: nn.Module, picture: Tensor, times: tuple[Tensor, ...]) -> Way:
@@ -311,10 +318,12 @@ def _ratio(row: str, column: str, found: Ratio) -> Measurement:
 
 
 def _crossings(s: Settings, samples: Mapping[str, Samples], edits: Mapping[str, _Sparse]) -> Iterator[Measurement]:
-    sparse = {100 * edits[row].edited_share: samples[row].median for row in (sparse_row(e).key for e in s.edits)}
     for way in s.dense:
         row = DENSE[way].key
         if row in samples:
+            like: SparseWay = "bfloat16" if way not in FLOAT32 and "bfloat16" in s.sparse else "fast"
+            rows = [sparse_row(edit, like).key for edit in s.edits]
+            sparse = {100 * edits[r].edited_share: samples[r].median for r in rows}
             found = crossing(sparse, samples[row].median)
             low, high = found.pays_at, found.lost_at
             yield Measurement(row, "stops_paying", found.at, low, high, "the measured edits on either side")
@@ -382,7 +391,7 @@ def _table(network: str, threads: int) -> Table:
 
 
 def _small(network: str) -> Settings:
-    return Settings(network, EDITS, tuple(DENSE), direct=True, rounds=5)
+    return Settings(network, EDITS, tuple(DENSE), ("fast", "direct", "bfloat16"), rounds=5)
 
 
 def _experiment(key: str, scale: Scale, settings: Settings, threads: int, seeds: int, limits: Limits) -> Experiment:
