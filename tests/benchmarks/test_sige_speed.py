@@ -49,7 +49,9 @@ def run(settings: Settings) -> list[Measurement]:
 
 
 def test_every_cell_is_measured_and_curves_run_over_the_area(tiny: str) -> None:
-    settings = Settings(tiny, EDITS, ("eager", "channels_last", "bfloat16", "autocast"), ("fast", "direct", "bfloat16"), rounds=2)
+    settings = Settings(
+        tiny, EDITS, ("eager", "channels_last", "bfloat16", "autocast"), ("fast", "direct", "bfloat16"), rounds=2
+    )
     found = run(settings)
     final = {(m.row, m.column): m for m in found if m.step is None}
     assert set(final) == {(row.key, column) for row, columns in rows_of(settings).items() for column in columns}
