@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gengauge.kernels.tile_conv import ConvWay, Touched
 from gengauge.reference.sige.count import Macs, sparse_macs
 from gengauge.reference.sige.policy import Policy
-from gengauge.reference.sige.prepared import Marks, Prepared, Size, kinds_of
+from gengauge.reference.sige.prepared import Marks, Prepared, Size, kinds_of, weights_of
 from gengauge.reference.sige.program import ConvStep, Program
 from gengauge.reference.sige.run import Cache, Run
 from gengauge.reference.sige.tape import tensors_in
@@ -27,7 +27,7 @@ class Engine:
 
     `full` runs the original and keeps what edits need, under an id; `set_masks` says what an edit touches; `sparse`
     runs the edit. Networks are recorded for the shapes of the first `full`. The network must be in evaluation mode; it
-    is not changed, and weights changed after the first run are not seen.
+    is not changed; where its weights change, or arguments of another kind come, all caches are dropped.
     """
 
     def __init__(self, network: nn.Module, policy: Policy, way: ConvWay = "fast") -> None:
@@ -88,11 +88,17 @@ class Engine:
 
     def prepare(self, picture: Tensor, *inputs: Any, **kwargs: Any) -> Program:
         """Records the network for these shapes (and other values than tensors), once; others start anew."""
-        if self.prepared is None or self.prepared.kinds != kinds_of(picture, *inputs, **kwargs):
+        if not self.is_prepared_for(picture, *inputs, **kwargs):
             self.prepared = Prepared(self.network, self.policy, picture, *inputs, **kwargs)
             self.caches = {}
             self.marks = None if self.prepared.has_tiles else Marks()
-        return self.prepared.program
+        return self._ready().program
+
+    def is_prepared_for(self, picture: Tensor, *inputs: Any, **kwargs: Any) -> bool:
+        """Whether the recording is of such arguments, and the network's weights are those of then."""
+        prepared = self.prepared
+        same = prepared is not None and prepared.weights == weights_of(self.network)
+        return same and prepared is not None and prepared.kinds == kinds_of(picture, *inputs, **kwargs)
 
     def set_masks(self, masks: Mapping[Size, Tensor]) -> Marks:
         """What an edit touches: bool (h, w) by size, for every size at which the policy computes tiles.
@@ -155,6 +161,8 @@ class Engine:
         if self.prepared is None or cache_id not in self.caches:
             known = ", ".join(map(str, self.caches)) or "none"
             raise ValueError(f"nothing is kept under cache id {cache_id} (kept: {known}); call full first")
+        if self.prepared.weights != weights_of(self.network):
+            raise ValueError("the network's weights were changed after the original was run; run it again")
         tape = self.prepared.program.tape
         shape = tape.shapes[tape.inputs[0]]
         if picture.shape != shape:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gengauge.kernels.tile_conv import ConvWay, TileConv, Touched, Workspace
-from gengauge.reference.sige.policy import FOLLOW, Policy
+from gengauge.reference.sige.policy import FOLLOW, Block, Policy
 from gengauge.reference.sige.program import ConvStep, plan
-from gengauge.reference.sige.tape import record, replace_tensors
+from gengauge.reference.sige.tape import Call, Ref, Tape, record, replace_tensors
 from gengauge.reference.sige.tiling import Tiling, grid
 from gengauge.reference.sige.tokens import TokenPlan
 
 Size = tuple[int, int]
+# Functions that put pixels elsewhere.
+DISPLACING = frozenset(
+    ["flip", "fliplr", "flipud", "roll", "rot90", "gather", "index_select", "take_along_dim", "grid_sample", "unfold"]
+)
 DENSE_TILE = 4  # outputs of a tile, along an edge, where a whole map is computed
 
 
@@ -37,10 +41,11 @@ class Prepared:
     def __init__(self, network: nn.Module, policy: Policy, picture: Tensor, *inputs: Any, **kwargs: Any) -> None:
         if network.training:
             raise ValueError("the network is in training mode; call network.eval() first")
-        self.policy = policy
         self.kinds = kinds_of(picture, *inputs, **kwargs)
+        self.weights = weights_of(network)
         tape = record(network, picture, *inputs, **kwargs)
         self.program = plan(tape)
+        self.policy = policy = _where_masks_are(policy, picture, _displaced(tape))
         # Without memory a network can still be counted; where the tiles lie is real then too.
         self.device = picture.device if picture.device.type != "meta" else torch.device("cpu")
         real = dict(network.named_parameters()) | dict(network.named_buffers())
@@ -145,6 +150,62 @@ class Prepared:
             padding=step.padding,
             groups=step.groups,
         )
+
+
+def _where_masks_are(policy: Policy, picture: Tensor, displaced: frozenset[int]) -> Policy:
+    """The policy where masks of an edit say what changes: on maps that are the picture halved, pixel above pixel."""
+    sizes = {tuple(picture.shape[2:])}
+    height, width = picture.shape[2:] if picture.ndim == 4 else (0, 0)
+    while height > 1 or width > 1:
+        height, width = max(height // 2, 1), max(width // 2, 1)
+        sizes.add((height, width))
+
+    def block(step: ConvStep) -> Block:
+        known = step.size_in in sizes and not displaced.intersection(part.value for part in step.parts)
+        return policy.block(step) if known else None
+
+    def tokens(name: str, size: Size) -> int | None:
+        return policy.tokens(name, size) if size in sizes and not displaced else None
+
+    return replace(policy, block=block, tokens=tokens)
+
+
+def _displaced(tape: Tape) -> frozenset[int]:
+    """Values whose pixels do not lie where those of the picture do: flipped, rolled, transposed, cut out."""
+    found: set[int] = set()
+    for call in tape.calls:
+        if found.intersection(call.inputs()) or (call.outputs[0] in tape.changing and _displaces(tape, call)):
+            found.update(call.outputs)
+    return frozenset(found)
+
+
+def _displaces(tape: Tape, call: Call) -> bool:
+    first = call.args[0] if call.args else None
+    if call.op in DISPLACING or "fft" in call.op:
+        return True
+    if not isinstance(first, Ref) or len(tape.shapes[first.index]) != 4:
+        return False
+    before, after = tape.shapes[first.index], tape.shapes[call.outputs[0]]
+    if call.op == "__getitem__":  # of a map; of heads and batches the size stays
+        return len(after) == 4 and before[2:] != after[2:]
+    if call.op in ("transpose", "permute", "swapaxes", "swapdims", "movedim"):
+        order = tuple(call.args[1]) if len(call.args) == 2 else tuple(call.args[1:])
+        swapped = call.op == "transpose" and sorted(axis % 4 for axis in order) == [2, 3]
+        turned = call.op == "permute" and (order.index(3) < order.index(2) if {2, 3} <= set(order) else False)
+        return len(after) == 4 and (swapped or turned) and before[1] != 1 and _is_map(tape, first.index)
+    return False
+
+
+def _is_map(tape: Tape, value: int) -> bool:
+    """Whether a value of four axes comes from a convolution, a norm or an activation, and not from heads."""
+    makers = {out: call for call in tape.calls for out in call.outputs}
+    return value not in makers or makers[value].op not in ("view", "reshape", "transpose", "permute", "unflatten")
+
+
+def weights_of(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """What changes when any weight does, in place or by another tensor."""
+    tensors = (*network.parameters(), *network.buffers())
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
 
 def kinds_of(*inputs: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ sum that follows it. What is left are a few functions (attention, pooling) that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -118,9 +118,9 @@ class Program:
             roots += [part.value for part in parts if part is not None]
         return self.needed(roots)
 
-    def listing(self) -> dict[str, int]:
-        """How often each function runs on whole maps, views left out."""
-        calls = (self.tape.calls[index] for index in self.whole_map_calls())
+    def listing(self, but: Collection[int] = ()) -> dict[str, int]:
+        """How often each function runs on whole maps, views and the calls `but` left out."""
+        calls = (self.tape.calls[index] for index in self.whole_map_calls() if index not in but)
         return dict(Counter(call.op for call in calls if call.op not in VIEWS))
 
 

@@ -15,10 +15,12 @@ from gengauge.reference.sige.engine import Engine
 from gengauge.reference.sige.masks import EditMasks, MaskRecipe
 from gengauge.reference.sige.policy import Policy, by_size
 from gengauge.reference.sige.prepared import Marks
-from gengauge.reference.sige.tape import CannotRecord, replace_tensors, tensors_in
+from gengauge.reference.sige.tape import replace_tensors, tensors_in
 
 # The engine's output must be the network's to this share of the largest value; otherwise the network runs instead.
 AGREEMENT = 1e-3
+# Where more than this share of the pixels is edited, the original's statistics say too little of the edit.
+MOST = 0.5
 # An estimate from the number of products misses this much of a pass.
 OVERHEAD = 1.15
 
@@ -44,7 +46,9 @@ class SparseSession:
     `network` is any module in evaluation mode whose first argument is a picture or latent (N, C, H, W), such as
     diffusers' UNet2DModel and UNet2DConditionModel; it is not changed. What the engine knows nothing of runs on whole
     maps and is listed in `whole_map_functions`. `policy` says which convolutions are computed on tiles, by default all
-    from a quarter of the picture's size up. Where the whole network is quicker, it is run: `choice` tells.
+    from a quarter of the picture's size up. Where the whole network is quicker, or most of the picture is edited, it
+    is run: `choice` tells. On tiles, norms keep the statistics of the original, as the paper has it: the result is near
+    the network's own, not equal to it.
 
     `recipe` makes the mask of an edit; its smallest size follows from the network. `max_cache_bytes` limits the memory
     of all cached steps.
@@ -83,11 +87,12 @@ class SparseSession:
     def whole_map_functions(self) -> dict[str, int]:
         """Functions that run on whole maps in every edit, and how often."""
         program = self.engine.program
-        return {} if program is None else program.listing()
+        prepared = self.engine.prepared
+        return {} if program is None or prepared is None else program.listing(prepared.tokens.row_calls())
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of all cached steps."""
+        """Memory of the maps and statistics of all cached steps."""
         return 0 if self._engine is None else self._engine.cache_bytes
 
     @torch.no_grad()
@@ -95,9 +100,12 @@ class SparseSession:
         """Runs the network on the original, keeps what edits need under `step`, and returns the network's output.
 
         `inputs` and `kwargs` are the network's further arguments (time, text, ...); an edit has the same. Several steps
-        of a sampler can be cached under different numbers. Raises ValueError for values that are not finite, for a
-        network in training mode, and where `max_cache_bytes` would be exceeded (the step is then not kept).
+        of a sampler can be cached under different numbers, as long as the arguments are of the same kind (shapes and
+        types) and the weights the same; else the steps before are dropped. Raises ValueError for values that are not
+        finite, for a network in training mode, and where `max_cache_bytes` would be exceeded (the step is not kept).
         """
+        if any(module.training for module in self.network.modules()):
+            raise ValueError("the network is in training mode; call network.eval() first")
         if original.ndim != 4:
             raise ValueError(f"the original must be (N, C, H, W), not {tuple(original.shape)}")
         _check_finite(original, "original")
@@ -105,7 +113,7 @@ class SparseSession:
         if self._engine is None:
             size = (original.shape[2], original.shape[3])
             self._engine = Engine(self.network, self._policy or by_size(max(min(size) // 4, 1)), self.way)
-        if self._engine.program is None or self.refusal is not None:
+        if self.refusal is not None or not self._engine.is_prepared_for(original, *inputs, **kwargs):
             out = self._first(original, inputs, kwargs, step)
         else:
             out = self._full(original, inputs, kwargs, step)
@@ -145,7 +153,9 @@ class SparseSession:
             return kept.output.clone()
         out = self._run(edited, masks, kept, step, update)
         if update:
-            self._steps[step] = _Step(edited.clone(), kept.inputs, kept.kwargs, out.clone())
+            # Outside a mask the engine has kept the original, whatever the edit has there.
+            now = edited.clone() if mask is None else torch.where(mask, edited, kept.original)
+            self._steps[step] = _Step(now, kept.inputs, kept.kwargs, out.clone())
         return out
 
     def forget(self, step: int | None = None) -> None:
@@ -159,17 +169,23 @@ class SparseSession:
 
     def _first(self, original: Tensor, inputs: Any, kwargs: Any, step: int) -> Tensor:
         """The network's own output, which the engine's must equal before it is trusted."""
+        self._dense_seconds = self._full_seconds = self._marked = None
         self._dense(original, inputs, kwargs)  # the first pass of a process is slower than others
         dense = self._dense(original, inputs, kwargs)
         assert self._engine is not None
         self._measured.clear()
         try:
-            out = self._full(original, inputs, kwargs, step)
-        except CannotRecord as error:
+            self._engine.prepare(original, *inputs, **kwargs)
+        except ValueError as error:  # CannotRecord, or a layer that has no statistics of its own
             self.refusal = str(error)
             return dense
+        if self.refusal is None:
+            self._steps.clear()  # the engine has dropped their caches
+        out = self._full(original, inputs, kwargs, step)
+        self._full_seconds = None  # laying out the weights was in it
         self.refusal = None
-        allowed = AGREEMENT * max(dense.abs().max().item(), 1e-3) * (1 if out.dtype == torch.float32 else 30)
+        coarse = 30 if out.dtype in (torch.float16, torch.bfloat16) else 1
+        allowed = AGREEMENT * max(dense.abs().max().item(), 1e-3) * coarse
         difference = (out - dense).abs().max().item()
         if not difference <= allowed:
             self.refusal = f"the engine's output differs from the network's by {difference:.3g}"
@@ -180,22 +196,20 @@ class SparseSession:
     def _dense(self, picture: Tensor, inputs: Any, kwargs: Any) -> Tensor:
         """The network itself, timed."""
         started = _now(picture)
-        out = tensors_in(_plain(self.network(picture, *inputs, **kwargs)))[0]
+        found = tensors_in(_plain(self.network(picture, *inputs, **kwargs)))
+        if not found:
+            raise ValueError(f"{type(self.network).__name__} returns no tensor, nor a tuple or dictionary of them")
+        out = found[0]
         took = _now(picture) - started
         self._dense_seconds = took if self._dense_seconds is None else min(took, self._dense_seconds)
         return out
 
     def _full(self, original: Tensor, inputs: Any, kwargs: Any, step: int) -> Tensor:
         assert self._engine is not None
-        before = self._engine.program
         started = _now(original)
         out = self._engine.full(original, *inputs, cache_id=step, **kwargs)
-        if self._engine.program is before:  # else recording and laying out the weights are in the time
-            self._full_seconds = _now(original) - started
-        else:
-            self._steps.clear()  # another shape: the engine has dropped its caches
-            self._marked = None
-            self._full_seconds = None
+        took = _now(original) - started
+        self._full_seconds = took if self._full_seconds is None else min(took, self._full_seconds)
         return out
 
     def _masks(self, original: Tensor, edited: Tensor, mask: Tensor | None) -> EditMasks | None:
@@ -223,8 +237,9 @@ class SparseSession:
     def _run(self, edited: Tensor, masks: EditMasks, kept: _Step, step: int, update: bool) -> Tensor:
         if self.refusal is not None:
             return self._everywhere(edited, masks, kept, step, update, self.refusal)
-        if masks.raw.all():  # then the edit is a picture of its own, with statistics of its own
-            return self._everywhere(edited, masks, kept, step, update, "every pixel is edited")
+        if masks.raw.all() or (masks.ratio > MOST and not self.always_sparse):
+            why = f"{masks.ratio:.0%} of the pixels are edited: a picture with statistics of its own"
+            return self._everywhere(edited, masks, kept, step, update, why)
         self._mark(masks)
         products = self.engine.products()
         expected, dense = self._expected(products), self._quickest()

@@ -74,6 +74,11 @@ def record(network: nn.Module, *inputs: Any, **kwargs: Any) -> Tape:
     Of the tensors among the inputs only shapes and types matter. The result is the first tensor of what the network
     returns. Raises CannotRecord where the network changes a tensor through a view of it, or returns no tensor.
     """
+    with torch.inference_mode(False):  # in-place changes are seen by versions, which inference tensors have not
+        return _record(network, inputs, kwargs)
+
+
+def _record(network: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Tape:
     recorder = _Recorder()
     parameters = {name: _ghost(value) for name, value in network.named_parameters()}
     parameters |= {name: _ghost(value) for name, value in network.named_buffers()}
@@ -86,11 +91,12 @@ def record(network: nn.Module, *inputs: Any, **kwargs: Any) -> Tape:
     try:
         with torch.no_grad(), torch.device("meta"), recorder, recorder.following(network):
             returned = torch.func.functional_call(network, parameters, ghosts, ghost_kwargs)
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error):
-            raise
+    except CannotRecord:
+        raise
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
         raise CannotRecord(
-            f"the network needs the values of a tensor, or has a tensor that is no parameter or buffer: {error}"
+            f"{type(network).__name__} does not run without the values of its tensors, or has tensors that are neither "
+            f"parameters nor buffers ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
     outputs = tensors_in(_plain(returned))
     if not outputs:
@@ -229,7 +235,8 @@ def _map(function: Callable[[Any], Any], item: Any) -> Any:
     if isinstance(item, (tuple, list)):
         return type(item)([_map(function, part) for part in item])
     if isinstance(item, dict):
-        return {key: _map(function, part) for key, part in item.items()}
+        # Equal dictionaries may differ in order; tensors are found in one order.
+        return {key: _map(function, item[key]) for key in sorted(item, key=str)}
     return function(item)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from gengauge.kernels.tile_conv import EditedMap, Touched
 from gengauge.reference.sige.policy import Policy
 from gengauge.reference.sige.program import NORMS, Program
-from gengauge.reference.sige.tape import Call, Ref
+from gengauge.reference.sige.tape import Call, Ref, Tape
 
 Size = tuple[int, int]
 VIEWS = ("view", "reshape", "flatten", "unflatten")
@@ -100,7 +100,11 @@ class TokenPlan:
         axes: str | None
         if before is not None and call.op in ("permute", "transpose", *VIEWS):
             axes = self._moved(call, before, shape)
-        elif before is not None and (call.op in (*POINTWISE, "linear", "layer_norm") or call.op in NORMS):
+        elif before is not None and (call.op in POINTWISE or call.op in NORMS):
+            axes = before.axes
+        elif call.op in ("linear", "layer_norm"):  # on the last axis, which must be the channels alone
+            if before is None or before.axes not in ("NPC", "NHWC") or not _on_channels(call, tape.shapes[first.index]):
+                return
             axes = before.axes
         elif before is not None and call.op in ("chunk", "split"):
             axes = before.axes if before.axes == "NPC" and _last_axis(call, 3) else None
@@ -147,6 +151,11 @@ class TokenPlan:
         if call.module and self.policy.tokens(call.module, self.layouts[value].size) is None:
             return False
         inputs = [i for i in self.program.inputs_of(call) if i in self.tape.changing]
+        size = self.layouts[value].size
+        if any(i in self.layouts and self.layouts[i].size != size for i in inputs):
+            return False
+        if (call.op in ARITHMETIC and call.kwargs) or (call.op == ATTENTION and not _for_each_query(self.tape, call)):
+            return False
         if call.op in ("linear", ATTENTION):
             query = inputs[0]
             return query in self.layouts and self._sides_known(call)
@@ -259,12 +268,8 @@ class Rows:
                 x = x.flatten(2)
             results = [x]
         elif call.op == ATTENTION:
-            query, key, value, *rest = call.args
-            results = [
-                call.function(
-                    self.of(query.index, touched), self.whole(key.index), self.whole(value.index), *rest, **call.kwargs
-                )
-            ]
+            query, *others = call.args
+            results = [call.function(self.of(query.index, touched), *map(self._still, others), **self._kwargs(call))]
         elif call.op in NORMS:
             scale, shift = self.affine(call)
             results = [self.of(first, touched) * scale[:, None] + shift[:, None]]
@@ -289,6 +294,22 @@ class Rows:
 
     def _kwargs(self, call: Call) -> dict[str, Any]:
         return {name: self._still(arg) for name, arg in call.kwargs.items()}
+
+
+def _on_channels(call: Call, shape: torch.Size) -> bool:
+    """Whether a layer norm is over the last axis alone; linear layers always are."""
+    if call.op == "linear":
+        return True
+    over = call.args[1] if len(call.args) > 1 else call.kwargs.get("normalized_shape")
+    return over is not None and tuple(over) == (shape[-1],)
+
+
+def _for_each_query(tape: Tape, call: Call) -> bool:
+    """Whether attention treats all queries alike: no causal order, and no mask that differs between them."""
+    if len(call.args) > 5 or call.kwargs.get("is_causal"):
+        return False
+    mask = call.args[3] if len(call.args) > 3 else call.kwargs.get("attn_mask")
+    return mask is None or (isinstance(mask, Ref) and len(shape := tape.shapes[mask.index]) >= 2 and shape[-2] == 1)
 
 
 def _last_axis(call: Call, ndim: int) -> bool:

@@ -327,3 +327,163 @@ def test_another_policy_and_another_size() -> None:
     session.cache(torch.randn(1, 3, 48, 40), 7)  # another size: what was cached before is gone
     with pytest.raises(ValueError, match="they must agree"):
         session.edit(edited)
+
+
+class TwoGivens(nn.Module):
+    """Adds and multiplies by what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return self.conv(x) * a + b
+
+
+def test_the_order_of_keywords_does_not_matter() -> None:
+    network, x = TwoGivens().eval(), torch.rand(1, 3, 16, 16)
+    session = SparseSession(network)
+    a, b = torch.full((1, 3, 1, 1), 2.0), torch.full((1, 3, 1, 1), 50.0)
+    assert torch.allclose(session.cache(x, a=a, b=b), session.cache(x, b=b, a=a, step=1))
+
+
+def test_changed_weights_are_seen() -> None:
+    network, x = unconditional(), torch.randn(1, 3, 32, 32)
+    session = SparseSession(network, always_sparse=True)
+    session.cache(x, 7)
+    edited, _ = square(x)
+    network.load_state_dict(unconditional().state_dict())
+    with pytest.raises(ValueError, match="weights were changed"):
+        session.edit(edited)
+    with torch.no_grad():
+        assert torch.allclose(session.cache(x, 7), network(x, 7).sample, atol=1e-4)
+    network.train()
+    with pytest.raises(ValueError, match="training mode"):
+        session.cache(x, 7)
+
+
+def test_inference_mode() -> None:
+    network, x = unconditional(), torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        session = SparseSession(network, always_sparse=True)
+        session.cache(x, 7)
+        session.edit(square(x)[0])
+    assert session.refusal is None
+    assert session.choice is not None
+    assert session.choice.way == "sparse"
+
+
+def test_a_mask_of_the_text_and_odd_sizes() -> None:
+    network, x = stable_diffusion(), torch.randn(2, 4, 33, 35)
+    kwargs = {**conditions(2, False), "encoder_attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
+    session = SparseSession(network, always_sparse=True)
+    session.cache(x, 7, **kwargs)
+    assert session.refusal is None
+    edited, mask = square(x)
+    with torch.no_grad():
+        target = network(edited, 7, **kwargs).sample
+        before = network(x, 7, **kwargs).sample
+    out = session.edit(edited)
+    assert (out - target)[..., mask].abs().mean() < 0.35 * (before - target)[..., mask].abs().mean()
+
+
+class Moving(nn.Module):
+    """Two convolutions between which pixels are put elsewhere, and back."""
+
+    def __init__(self, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.there, self.back = there, back
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(self.b(self.there(self.a(x))))
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        (lambda x: x.flip(3), lambda x: x.flip(3)),
+        (lambda x: torch.roll(x, 8, 2), lambda x: torch.roll(x, -8, 2)),
+        (lambda x: x.transpose(2, 3), lambda x: x.transpose(2, 3)),
+        (lambda x: x.permute(0, 1, 3, 2), lambda x: x.permute(0, 1, 3, 2)),
+        (lambda x: F.pad(x, (3, 3, 3, 3), "reflect"), lambda x: x[:, :, 3:-3, 3:-3]),
+    ],
+    ids=["flip", "roll", "transpose", "permute", "reflect"],
+)
+def test_pixels_that_move_are_followed(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> None:
+    network, x = Moving(there, back).eval(), torch.rand(1, 3, 32, 32)
+    session = SparseSession(network, always_sparse=True)
+    session.cache(x)
+    edited = x.clone()
+    edited[..., 2:8, 4:9] = 0
+    with torch.no_grad():
+        assert torch.allclose(session.edit(edited), network(edited), atol=1e-5)
+
+
+class Tokens(nn.Module):
+    """A transformer's arithmetic with what is easily overlooked."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv_in, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.linear, self.across = nn.Linear(8, 8), nn.Linear(16, 16)
+        self.gate = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        tokens = h.flatten(2).transpose(1, 2)
+        heads = tokens[:, None] if self.kind == "other" else tokens.view(len(x), -1, 2, 4).transpose(1, 2)
+        causal = self.kind == "causal"
+        mixed = F.scaled_dot_product_attention(heads, heads, heads, is_causal=causal)
+        y = mixed.transpose(1, 2).reshape(len(x), -1, 8)
+        y = torch.add(tokens, self.linear(y), alpha=5.0) if self.kind == "alpha" else tokens + self.linear(y)
+        z = y.transpose(1, 2).reshape(h.shape)
+        if self.kind == "across":
+            z = self.across(z)
+        if self.kind == "gate":
+            z = z * torch.sigmoid(self.gate(z.mean((2, 3))))[:, :, None, None]
+        if self.kind == "whole norm":
+            z = F.layer_norm(z, z.shape[1:])
+        return self.out(z)
+
+
+@pytest.mark.parametrize("kind", ["plain", "alpha", "causal", "across", "gate", "whole norm"])
+def test_what_is_not_done_token_by_token_is_done_on_all(kind: str) -> None:
+    network, x = Tokens(kind).eval(), torch.rand(1, 3, 16, 16)
+    session = SparseSession(network, always_sparse=True)
+    session.cache(x)
+    edited, mask = square(x, 4)
+    with torch.no_grad():
+        before, target = network(x), network(edited)
+    error = (session.edit(edited) - target)[..., mask].abs()
+    # What mixes tokens after the transformer reads those that the edit does not touch from the original.
+    if kind in ("across", "gate", "whole norm"):
+        assert error.mean() < 0.1 * (before - target)[..., mask].abs().mean()
+    else:
+        assert error.max() < 1e-4
+
+
+def test_an_update_keeps_what_the_mask_leaves_out() -> None:
+    network, x = unconditional(), torch.randn(1, 3, 32, 32)
+    session = SparseSession(network, always_sparse=True)
+    session.cache(x, 7)
+    edited, _ = square(x, 16)
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[12:20, 12:20] = True
+    session.edit(edited, mask, update=True)
+    session.edit(edited)
+    assert session.choice is not None
+    assert session.choice.way == "sparse"  # most of the edit is not there yet
+
+
+def test_most_of_a_picture_is_a_picture_of_its_own() -> None:
+    network, x = unconditional(), torch.randn(1, 3, 32, 32)
+    session = SparseSession(network)
+    session.cache(x, 7)
+    edited = torch.randn_like(x)
+    edited[..., 0, 0] = x[..., 0, 0]
+    with torch.no_grad():
+        assert torch.allclose(session.edit(edited), network(edited, 7).sample, atol=1e-4)
+    assert session.choice is not None
+    assert "of its own" in session.choice.why
