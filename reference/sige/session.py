@@ -177,10 +177,11 @@ class SparseSession:
         try:
             self._engine.prepare(original, *inputs, **kwargs)
         except ValueError as error:  # CannotRecord, or a layer that has no statistics of its own
+            if self.refusal is None:
+                self._steps.clear()  # they are of a recording that is gone
             self.refusal = str(error)
             return dense
-        if self.refusal is None:
-            self._steps.clear()  # the engine has dropped their caches
+        self._steps.clear()
         out = self._full(original, inputs, kwargs, step)
         self._full_seconds = None  # laying out the weights was in it
         self.refusal = None

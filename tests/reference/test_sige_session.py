@@ -487,3 +487,29 @@ def test_most_of_a_picture_is_a_picture_of_its_own() -> None:
         assert torch.allclose(session.edit(edited), network(edited, 7).sample, atol=1e-4)
     assert session.choice is not None
     assert "of its own" in session.choice.why
+
+
+class Sometimes(nn.Module):
+    """A network that looks at values only when it is given a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        y = self.conv(x)
+        return y if condition is None else y * float(condition)
+
+
+def test_arguments_of_another_kind_start_anew() -> None:
+    network, x = Sometimes().eval(), torch.rand(1, 3, 16, 16)
+    session = SparseSession(network, always_sparse=True)
+    edited, _ = square(x, 4)
+    for first, second in ((torch.tensor(2.0), None), (None, torch.tensor(2.0))):
+        session.cache(x, first)
+        session.cache(x, second, step=1)
+        with pytest.raises(ValueError, match="step 0 is not cached"):
+            session.edit(edited, step=0)
+        with torch.no_grad():
+            assert torch.allclose(session.edit(edited, step=1), network(edited, second), atol=1e-5)
+        assert (session.refusal is None) == (second is None)
