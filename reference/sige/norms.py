@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,16 +38,16 @@ def norm_affine(call: Call, value: Callable[[int], Tensor], moments: ChannelMome
     `value` gives the tensors of the call: weights and running statistics. Batch normalisation is that of evaluation.
     """
     if call.op == "group_norm":
-        groups = _argument(call, 1, "num_groups")
-        weight, bias, eps = _argument(call, 2, "weight"), _argument(call, 3, "bias"), _argument(call, 4, "eps", 1e-5)
+        groups = call.argument(1, "num_groups")
+        weight, bias, eps = call.argument(2, "weight"), call.argument(3, "bias"), call.argument(4, "eps", 1e-5)
         mean, variance = (_by_group(side, groups) for side in (moments.mean, moments.variance + moments.mean**2))
         variance = variance - mean**2
     elif call.op == "batch_norm" or not uses_input_statistics(call):
-        mean, variance = (value(_argument(call, i, name).index).double()[None] for i, name in _RUNNING)
-        weight, bias, eps = _argument(call, 3, "weight"), _argument(call, 4, "bias"), _argument(call, 7, "eps", 1e-5)
+        mean, variance = (value(call.argument(i, name).index).double()[None] for i, name in _RUNNING)
+        weight, bias, eps = call.argument(3, "weight"), call.argument(4, "bias"), call.argument(7, "eps", 1e-5)
     else:
         mean, variance = moments.mean, moments.variance
-        weight, bias, eps = _argument(call, 3, "weight"), _argument(call, 4, "bias"), _argument(call, 7, "eps", 1e-5)
+        weight, bias, eps = call.argument(3, "weight"), call.argument(4, "bias"), call.argument(7, "eps", 1e-5)
     scale = (variance + eps).rsqrt()
     if isinstance(weight, Ref):
         scale = scale * value(weight.index).double()
@@ -60,7 +59,7 @@ def norm_affine(call: Call, value: Callable[[int], Tensor], moments: ChannelMome
 
 def uses_input_statistics(call: Call) -> bool:
     """Whether a call is an instance normalisation by its input's own statistics."""
-    return call.op == "instance_norm" and bool(_argument(call, 5, "use_input_stats", True))
+    return call.op == "instance_norm" and bool(call.argument(5, "use_input_stats", True))
 
 
 _RUNNING = ((1, "running_mean"), (2, "running_var"))
@@ -70,7 +69,3 @@ def _by_group(side: Tensor, groups: int) -> Tensor:
     """Means over groups of channels, at every channel."""
     grouped = side.unflatten(1, (groups, -1)).mean(2, keepdim=True)
     return grouped.expand(-1, -1, side.shape[1] // groups).flatten(1)
-
-
-def _argument(call: Call, place: int, name: str, default: Any = None) -> Any:
-    return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)

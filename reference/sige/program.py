@@ -171,7 +171,7 @@ class _Planner:
                 continue
             factor = call.args[1] if len(call.args) == 2 else None
             if (
-                (call.op == "dropout" and not _argument(call, 2, "training", True))
+                (call.op == "dropout" and not call.argument(2, "training", True))
                 or (call.op in ("contiguous", "clone", "detach") and len(call.args) == 1)
                 or (call.op in ("div", "mul", "truediv") and isinstance(factor, (int, float)) and factor == 1)
             ):
@@ -180,10 +180,10 @@ class _Planner:
     def _is_conv(self, call: Call) -> bool:
         if call.op != "conv2d" or not self.changing(call.args[0]):
             return False
-        weight, bias = call.args[1], _argument(call, 2, "bias", None)
+        weight, bias = call.args[1], call.argument(2, "bias", None)
         shape = self.tape.shapes[weight.index]
         stride, padding, dilation = (
-            _pair(_argument(call, i, name, default))
+            _pair(call.argument(i, name, default))
             for i, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
         )
         return (
@@ -233,7 +233,7 @@ class _Planner:
             return False
         small, large = self.tape.shapes[call.args[0].index], self.tape.shapes[call.outputs[0]]
         return (
-            _argument(call, 3, "mode", "nearest") == "nearest"
+            call.argument(3, "mode", "nearest") == "nearest"
             and len(small) == 4
             and tuple(large[2:]) == (2 * small[2], 2 * small[3])
         )
@@ -257,8 +257,8 @@ class _Planner:
     def _step(self, index: int) -> ConvStep:
         call = self.tape.calls[index]
         weight = call.args[1].index
-        bias = _argument(call, 2, "bias", None)
-        stride, padding = (_pair(_argument(call, i, n, d)) for i, n, d in ((3, "stride", 1), (4, "padding", 0)))
+        bias = call.argument(2, "bias", None)
+        stride, padding = (_pair(call.argument(i, n, d)) for i, n, d in ((3, "stride", 1), (4, "padding", 0)))
         assert stride is not None
         assert padding is not None
         sum_call = self.sums.get(index)
@@ -278,7 +278,7 @@ class _Planner:
             kernel=shapes[weight][2],
             stride=stride[0],
             padding=before.padding,
-            groups=_argument(call, 6, "groups", 1),
+            groups=call.argument(6, "groups", 1),
             size_in=(size[0] << first.doubled, size[1] << first.doubled),
             size_out=(shapes[call.outputs[0]][2], shapes[call.outputs[0]][3]),
             channels_in=sum(part.channels for part in before.parts),
@@ -339,7 +339,7 @@ class _Before:
         untouched = not (self.ops or self.gamma or self.activation)
         if call.op in ACTIVATIONS and untouched:
             self.activation = ACTIVATIONS[call.op]
-            self.slope = float(_argument(call, 1, "negative_slope", 0.01)) if call.op == "leaky_relu" else 0.0
+            self.slope = float(call.argument(1, "negative_slope", 0.01)) if call.op == "leaky_relu" else 0.0
         elif not self.doubled and planner.doubles(call):
             self._take(value)
             self.doubled = True
@@ -361,7 +361,7 @@ class _Before:
         if call.op in NORMS:
             if not planner.changing(call.args[0]):
                 return None
-            if call.op == "batch_norm" and _argument(call, 5, "training", False):
+            if call.op == "batch_norm" and call.argument(5, "training", False):
                 raise ValueError(
                     f"{call.module}: batch normalisation takes the statistics of its input; the engine needs running "
                     "ones (network.eval(), track_running_stats=True)"
@@ -418,7 +418,7 @@ class _Before:
     def _pads(self, call: Call) -> bool:
         """Zero padding, the same on the left and top; that on the right and bottom follows from the output's size."""
         sides = call.args[1]
-        zeros = _argument(call, 2, "mode", "constant") == "constant" and not _argument(call, 3, "value", None)
+        zeros = call.argument(2, "mode", "constant") == "constant" and not call.argument(3, "value", None)
         first = not (self.ops or self.activation or self.gamma or self.doubled or self.cut or self.padding)
         if not zeros or len(sides) != 4 or sides[0] != sides[2] or min(sides) < 0 or not first:
             return False
@@ -432,7 +432,7 @@ class _Before:
         if call is None or call.op != "cat" or value in planner.made or self.cut is not None:
             return alone
         items = call.args[0]
-        if _argument(call, 1, "dim", 0) != 1 or len(items) > 3 or not all(planner.changing(item) for item in items):
+        if call.argument(1, "dim", 0) != 1 or len(items) > 3 or not all(planner.changing(item) for item in items):
             return alone
         parts = []
         for item in items:
@@ -451,15 +451,11 @@ class _Before:
 def _slice(planner: _Planner, value: int) -> tuple[int, int] | None:
     """First channel and number of channels of an output of `chunk` or `split` along the channels."""
     call = planner.producer(value)
-    if call is None or _argument(call, 2, "dim", 0) != 1 or len(planner.tape.shapes[value]) != 4:
+    if call is None or call.argument(2, "dim", 0) != 1 or len(planner.tape.shapes[value]) != 4:
         return None
     place = call.outputs.index(value)
     widths = [planner.tape.shapes[out][1] for out in call.outputs]
     return sum(widths[:place]), widths[place]
-
-
-def _argument(call: Call, place: int, name: str, default: Any) -> Any:
-    return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)
 
 
 def _pair(value: Any) -> tuple[int, int] | None:

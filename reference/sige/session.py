@@ -15,7 +15,7 @@ from gengauge.reference.sige.engine import Engine
 from gengauge.reference.sige.masks import EditMasks, MaskRecipe
 from gengauge.reference.sige.policy import Policy, by_size
 from gengauge.reference.sige.prepared import Marks
-from gengauge.reference.sige.tape import replace_tensors, tensors_in
+from gengauge.reference.sige.tape import replace_tensors, returned_tensors
 
 # The engine's output must be the network's to this share of the largest value; otherwise the network runs instead.
 AGREEMENT = 1e-3
@@ -197,7 +197,7 @@ class SparseSession:
     def _dense(self, picture: Tensor, inputs: Any, kwargs: Any) -> Tensor:
         """The network itself, timed."""
         started = _now(picture)
-        found = tensors_in(_plain(self.network(picture, *inputs, **kwargs)))
+        found = returned_tensors(self.network(picture, *inputs, **kwargs))
         if not found:
             raise ValueError(f"{type(self.network).__name__} returns no tensor, nor a tuple or dictionary of them")
         out = found[0]
@@ -318,7 +318,3 @@ def _as_tensors(items: Any, like: Tensor) -> Any:
 def _check_finite(picture: Tensor, name: str) -> None:
     if picture.is_floating_point() and not torch.isfinite(picture).all():
         raise ValueError(f"the {name} has {int((~torch.isfinite(picture)).sum())} values that are not finite")
-
-
-def _plain(returned: Any) -> Any:
-    return dict(returned) if isinstance(returned, dict) else returned

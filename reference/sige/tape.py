@@ -47,6 +47,10 @@ class Call:
         _each(found.append, (self.args, self.kwargs))
         return found
 
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by its place or its name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
 
 @dataclass(frozen=True)
 class Tape:
@@ -98,7 +102,7 @@ def _record(network: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any])
             f"{type(network).__name__} does not run without the values of its tensors, or has tensors that are neither "
             f"parameters nor buffers ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
-    outputs = tensors_in(_plain(returned))
+    outputs = returned_tensors(returned)
     if not outputs:
         raise CannotRecord(f"{type(network).__name__} returns no tensor")
     changing = {given[0]}
@@ -229,6 +233,11 @@ def _name(function: Any) -> str:
     return function.__name__ if function.__name__ != "__get__" else function.__self__.__name__
 
 
+def returned_tensors(returned: Any) -> list[Tensor]:
+    """The tensors of what a network returns; outputs such as diffusers' are ordered dictionaries with attributes."""
+    return tensors_in(dict(returned) if isinstance(returned, dict) else returned)
+
+
 def _map(function: Callable[[Any], Any], item: Any) -> Any:
     if isinstance(item, torch.Size):
         return item
@@ -246,8 +255,3 @@ def _each(visit: Callable[[int], Any], item: Any) -> None:
 
 def _ghost(value: Tensor) -> Tensor:
     return torch.empty_like(value, device="meta")
-
-
-def _plain(returned: Any) -> Any:
-    """Model outputs such as diffusers' are ordered dictionaries with attributes."""
-    return dict(returned) if isinstance(returned, dict) else returned
