@@ -82,7 +82,8 @@ def run_local(jobs: Sequence[Job], out: Path, parallel: int, tell: Callable[[Eve
     try:
         while waiting or running:
             while waiting and len(running) < parallel and _may_join(waiting[0], running):
-                running.append(_start(waiting.pop(0), out))
+                with _uninterrupted():  # a job that has begun but is not noted down would outlive an interrupt
+                    running.append(_start(waiting.pop(0), out))
                 tell(Event("start", running[-1].job))
             wait([r.process.sentinel for r in running] + [r.pipe for r in running if not r.pipe.closed], POLL_SECONDS)
             for r in list(running):
@@ -171,6 +172,16 @@ def _how_it_died(exitcode: int | None) -> str:
 def _stop(process: BaseProcess) -> None:
     process.kill()
     process.join()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C takes effect at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
