@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -125,11 +126,11 @@ class Prepared:
         return self._buffers[value]
 
     def news(self, value: int, base: Tensor, touched: Touched) -> Tensor:
-        """Memory for the touched pixels of a value (N, touched.count, C), the same in every pass."""
+        """Memory for the touched pixels of a value (N, touched.count, C); the same in every pass, grown as needed."""
         shape = (len(base), touched.count, base.shape[1])
-        if value not in self._news or self._news[value].shape != shape:
-            self._news[value] = torch.empty(shape, dtype=base.dtype, device=base.device)
-        return self._news[value]
+        if value not in self._news or self._news[value].numel() < prod(shape):
+            self._news[value] = torch.empty(prod(shape), dtype=base.dtype, device=base.device)
+        return self._news[value][: prod(shape)].view(shape)
 
     def empty(self, value: int, like: Tensor) -> Tensor:
         """A new map for a value."""
