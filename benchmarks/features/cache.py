@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -19,7 +17,7 @@ import gengauge.reference.nets
 from gengauge.benchmarks.features.extract import Pictures, Precision, extract
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.resize import Mode
-from gengauge.benchmarks.machine import available_cores, source_digest, versions
+from gengauge.benchmarks.machine import all_cores, source_digest, versions
 from gengauge.datasets.weights import cache_folder
 
 Array = np.ndarray[Any, Any]
@@ -46,23 +44,13 @@ def features(
     with FileLock(path.with_suffix(".lock")):
         found = _read(path, len(pictures), network.dimensions)
         if found is None:
-            with _all_cores():
+            with all_cores():
                 found = extract(pictures, network, mode, device, precision, progress)
             hidden = path.with_suffix(f".{os.getpid()}.tmp")
             with hidden.open("wb") as stream:
                 np.save(stream, found)
             hidden.replace(path)
     return found
-
-
-@contextlib.contextmanager
-def _all_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(available_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read(path: Path, count: int, dimensions: int) -> Array | None:

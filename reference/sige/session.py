@@ -252,7 +252,12 @@ class SparseSession:
         took = _now(edited) - started
         if self.engine.weight_bytes == laid_out:  # else laying out weights, which is done once, is in the time
             self._measured[products] = min(took, self._measured.get(products, took))
-        self.choice = Choice("sparse", "tiles are quicker", masks.ratio, took, dense)
+        why = "tiles are expected to be quicker"
+        if self.always_sparse:
+            why = "tiles were asked for"
+        elif expected is None or dense is None:
+            why = "nothing was timed yet"
+        self.choice = Choice("sparse", why, masks.ratio, took, dense)
         return out
 
     def _mark(self, masks: EditMasks) -> None:
@@ -267,6 +272,8 @@ class SparseSession:
         started = _now(edited)
         if self.refusal is None and (update or (self._full_seconds or 0.0) <= (self._dense_seconds or 0.0)):
             out = self.engine.whole(edited, cache_id=step, update=update)
+            took = _now(edited) - started
+            self._full_seconds = took if self._full_seconds is None else min(took, self._full_seconds)
         else:
             out = self._dense(edited, kept.inputs, kept.kwargs)
         self.choice = Choice("dense", why, masks.ratio, None, _now(edited) - started)

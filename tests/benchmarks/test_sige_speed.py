@@ -149,3 +149,11 @@ def test_working_memory_counts_what_lives_at_once() -> None:
 
     assert working_bytes(chain, "cpu") == 2 * 4000
     assert working_bytes(lambda: x.view(10, 100), "cpu") == 0
+
+
+def test_a_wrong_result_is_not_timed() -> None:
+    right = torch.randn(1, 3, 8, 8)
+    speed.check_agreement("the pass", right + 1e-5, right)
+    for wrong in (right + 0.1, right * float("nan")):
+        with pytest.raises(RuntimeError, match="its time would mean nothing"):
+            speed.check_agreement("the pass", wrong, right)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import statistics
@@ -27,7 +26,7 @@ from gengauge.benchmarks.core.experiments import (
     Scale,
 )
 from gengauge.benchmarks.core.tables import Column, Row, Table
-from gengauge.benchmarks.machine import available_cores
+from gengauge.benchmarks.machine import all_cores
 from gengauge.benchmarks.papers.sige.counting import count_dense, count_sparse
 from gengauge.benchmarks.papers.sige.crossing import crossing
 from gengauge.benchmarks.papers.sige.edits import ALL, EDITS, SHIPPED, SQUARE, Edit
@@ -187,15 +186,18 @@ def speed(context: Context) -> Iterator[Result]:
     weights = _bytes_of(module)
     held: dict[str, int] = {}
     working: dict[str, int] = {}
+    dense_output: list[object] = []
     for dense in s.dense:
         row = DENSE[dense].key
         tell(0, f"warming up: {row}")
         made = dense_way(dense, module, original, times)
+        if dense == "eager":
+            made = _remembering(made, dense_output)
         try:
             if dense == "compile":
                 made()
             else:
-                with _all_cores():
+                with all_cores():
                     working[row] = working_bytes(made, context.device)
         except Exception as error:  # a compiler that is missing or gives up is no fault of the others
             if dense != "compile":
@@ -211,23 +213,27 @@ def speed(context: Context) -> Iterator[Result]:
     for way, engine in engines.items():
         tell(0, "laying out weights, keeping the original's maps")
         mine = original.bfloat16() if way == "bfloat16" else original
-        with _all_cores():
-            engine.full(mine, *times)
+        with all_cores():
+            full_output = engine.full(mine, *times)
+        check_agreement(f"the engine's full pass ({SPARSE[way]})", full_output, dense_output[-1])
         for edit in s.edits:
             row = sparse_row(edit, way).key
             tell(0, f"warming up: {row}")
             edited = network.edited_input(original, edit.mask(network.shipped, *network.size)).to(mine.dtype)
             edits[row] = _Sparse(engine, network, mine, edited)
             edits[row].mask()
+            if edit == s.edits[0]:  # where nothing differs, tiles must give what is there
+                with all_cores():
+                    check_agreement(f"{row}, of the original itself", engine.sparse(mine), full_output)
             packed = engine.weight_bytes
-            with _all_cores():  # a first pass may lay out weights in another way
+            with all_cores():  # a first pass may lay out weights in another way
                 working[row] = working_bytes(edits[row].run, context.device)
             working[row] -= engine.weight_bytes - packed
             edits[row].seconds.clear()  # the first time is no measure
             ways[row] = edits[row].run
             done += 2
     ways[FULL.key] = lambda: engines["fast"].full(original, *times)
-    with _all_cores():
+    with all_cores():
         working[FULL.key] = working_bytes(ways[FULL.key], context.device)
     samples = alternate(
         ways, s.rounds, _repeats, context.device, lambda row: edits[row].mask() if row in edits else None, tell
@@ -260,6 +266,28 @@ def speed(context: Context) -> Iterator[Result]:
             yield Measurement(row, "mask_share", 100 * masking / found.median, samples=len(edits[row].seconds))
     yield from _crossings(s, samples, edits)
     yield from _curves(s, samples, edits)
+
+
+# Largest difference allowed, as a share of the largest value: what is timed must be right.
+AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+def check_agreement(what: str, ours: Tensor, expected: object) -> None:
+    """Raises RuntimeError where a pass that is to be timed gives another result than it should."""
+    assert isinstance(expected, Tensor)
+    difference = (ours.float() - expected.float()).abs().max().item()
+    if not difference <= AGREEMENT[ours.dtype] * expected.float().abs().max().item():
+        raise RuntimeError(f"{what} differs by {difference:.3g} from what it should be: its time would mean nothing")
+
+
+def _remembering(way: Way, outputs: list[object]) -> Way:
+    """A way that keeps its last output."""
+
+    def run() -> object:
+        outputs[:] = [way()]
+        return outputs[0]
+
+    return run
 
 
 def sparse_engine(way: SparseWay, module: nn.Module, network: Network) -> Engine:
@@ -352,17 +380,6 @@ def _curves(s: Settings, samples: Mapping[str, Samples], edits: Mapping[str, _Sp
         if (row := DENSE[way].key) in samples and way != "eager":
             value = ratio(eager, samples[row]).median
             yield from (point(row, percent, value) for percent in (min(ends), max(ends)))
-
-
-@contextlib.contextmanager
-def _all_cores() -> Iterator[None]:
-    """What is not timed may use the whole machine, which is this experiment's alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(available_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
