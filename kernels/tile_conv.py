@@ -177,7 +177,7 @@ class TileConv:
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
         self.stride, self.padding, self.groups = stride, padding, groups
-        self._packed: dict[Kind, Tensor] = {}
+        self._packed: Tensor | None = None
         self._bias: Tensor | None = None
 
     @property
@@ -188,7 +188,7 @@ class TileConv:
     @property
     def packed_bytes(self) -> int:
         """Memory of weights laid out for the native ways."""
-        return sum(packed.numel() * packed.element_size() for packed in self._packed.values())
+        return 0 if self._packed is None else self._packed.numel() * self._packed.element_size()
 
     def native(self, tile: int) -> bool:
         """Whether the native ways can do tiles of that many outputs, on maps of float32 on the CPU in channels_last."""
@@ -217,12 +217,8 @@ class TileConv:
         if way == "direct" or self.kernel != 3 or self.stride != 1 or self._bf16:
             return 1
         out, depth = self.weight.shape[:2]
-        best: Kind = 1
-        cost = partial(_cost, outputs=count * tile * tile, depth=depth, channels=out)
-        for other in WINOGRAD:  # in the order of the memory that they take: more is taken for a gain only
-            if tile % other == 0 and cost(other) < GAIN * cost(best):
-                best = other
-        return best
+        kinds: tuple[Kind, ...] = (1, *(kind for kind in WINOGRAD if tile % kind == 0))
+        return min(kinds, key=partial(_cost, outputs=count * tile * tile, depth=depth, channels=out))
 
     def __call__(
         self,
@@ -334,7 +330,7 @@ class TileConv:
             conv.gamma, conv.beta = _map(prologue.gamma), _map(prologue.beta)
         if residual is not None:
             conv.residual = _map(residual)
-        conv.weights = self.pack(kind).data_ptr()
+        conv.weights = self.pack().data_ptr()
         conv.bias = None if self.bias is None else self._float_bias().data_ptr()
         conv.out_height, conv.out_width = touched.size
         conv.out_row = channels_out
@@ -351,11 +347,11 @@ class TileConv:
         scratch = workspace.scratch(-(-size // 4) if self._bf16 else size)
         run(ctypes.byref(conv), places.data_ptr(), len(places), scratch, threads)
 
-    def pack(self, kind: Kind) -> Tensor:
-        """The weights as the native way of a kind reads them, made once."""
-        if kind not in self._packed:
-            self._packed[kind] = _pack_bf16(self.weight) if self._bf16 else _pack(self.weight, kind)
-        return self._packed[kind]
+    def pack(self) -> Tensor:
+        """The weights as the native ways read them, made once."""
+        if self._packed is None:
+            self._packed = _pack_bf16(self.weight) if self._bf16 else _pack(self.weight)
+        return self._packed
 
     def _float_bias(self) -> Tensor:
         if self._bias is None:
@@ -367,30 +363,12 @@ class TileConv:
 # ----------------------------------------------------------------------------------------------------------------------
 # Weights
 
-# Kernel transforms of F(4x4, 3x3) and F(2x2, 3x3) (Lavin and Gray 2016, section 4).
-_TRANSFORMS = {
-    4: [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
-    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
-}  # fmt: skip
-
-
-def _pack(weight: Tensor, kind: Kind) -> Tensor:
-    """(points, panels, I, columns) for Winograd, (panels, taps, I, columns) for the direct way."""
+def _pack(weight: Tensor) -> Tensor:
+    """(panels, taps, I, columns)."""
     out, depth, kernel, _ = weight.shape
     columns = _library().gg_conv_panel(out)
-    panels = -(-out // columns)
-    if kind == 1:
-        taps = F.pad(weight.permute(2, 3, 1, 0).reshape(kernel * kernel, depth, out), (0, -out % columns))
-        return taps.unflatten(2, (panels, columns)).permute(2, 0, 1, 3).contiguous()
-    transform = torch.tensor(_TRANSFORMS[kind], dtype=torch.float64)
-    both = torch.kron(transform, transform)  # of rows and columns of the kernel at once
-    packed = torch.zeros(len(both), panels, depth, columns)
-    for n in range(panels):  # a panel at a time, so that what is between stays in the cache
-        part = weight[n * columns : (n + 1) * columns]
-        points = both @ part.double().flatten(2).permute(2, 1, 0).reshape(kernel * kernel, -1)
-        packed[:, n, :, : len(part)] = points.unflatten(1, (depth, len(part)))
-    return packed
+    taps = F.pad(weight.permute(2, 3, 1, 0).reshape(kernel * kernel, depth, out), (0, -out % columns))
+    return taps.unflatten(2, (-1, columns)).permute(2, 0, 1, 3).contiguous()
 
 
 def _pack_bf16(weight: Tensor) -> Tensor:
@@ -403,11 +381,11 @@ def _pack_bf16(weight: Tensor) -> Tensor:
 
 
 # One thread of a server processor: products a nanosecond, bytes a nanosecond, and nanoseconds to transform one vector
-# of 16 channels of one tile, there and back.
+# of 16 channels of one tile, there and back, and one of 16 weights.
 PRODUCTS, BYTES = 80.0, 10.0
 TRANSFORM: dict[Kind, float] = {1: 0.0, 2: 90.0, 4: 220.0}
+OF_WEIGHTS: dict[Kind, float] = {1: 0.0, 2: 12.0, 4: 28.0}
 HIDDEN = 0.7  # of the shorter of products and reading weights, which go on at once
-GAIN = 0.9
 
 
 def _cost(kind: Kind, outputs: int, depth: int, channels: int) -> float:
@@ -416,9 +394,10 @@ def _cost(kind: Kind, outputs: int, depth: int, channels: int) -> float:
     rows = outputs / kind**2
     channels = -(-channels // 16) * 16  # the vectors are filled up with zeros
     products = points * rows * depth * channels / PRODUCTS
-    reading = 4 * points * depth * channels / BYTES
+    reading = 4 * 9 * depth * channels / BYTES
     longer, shorter = max(products, reading), min(products, reading)
-    return longer + (1 - HIDDEN) * shorter + rows * (depth + channels) / 16 * TRANSFORM[kind] / 2
+    transforms = rows * (depth + channels) / 16 * TRANSFORM[kind] / 2 + depth * channels / 16 * OF_WEIGHTS[kind]
+    return longer + (1 - HIDDEN) * shorter + transforms
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,17 @@ static inline void store_some(E* to, Floats value, int count) {
   memcpy(to, part, count * sizeof(E));
 }
 
+#if defined(__AVX512F__)
+// Of floats with a mask: memory written in small parts and read as one vector is slow.
+static inline Floats load_some(const float* from, int count) {
+  return (Floats)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+}
+
+static inline void store_some(float* to, Floats value, int count) {
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)value);
+}
+#endif
+
 // e^x to about two units in the last place (range reduction by ln 2 in two parts, a polynomial of degree 6). NaN stays.
 static inline Floats exponential(Floats x) {
   const Floats high = broadcast(88.0f), low = broadcast(-87.0f);
