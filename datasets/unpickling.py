@@ -13,8 +13,8 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -85,9 +85,11 @@ class Restricted(pickle.Unpickler):
 
 
 def torch_load(source: Path | BinaryIO) -> Any:
-    """What `torch.save` wrote, on the CPU; torch's own list of harmless names applies."""
+    """What `torch.save` wrote, on the CPU; torch's own list of harmless names applies, and that of `beside_tensors`."""
+    admitting = getattr(torch.serialization, "safe_globals", lambda _: nullcontext())  # since torch 2.5
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        with admitting(beside_tensors()):
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message is a page that begins with advice to load the file unsafely.
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -189,6 +191,31 @@ SCALARS: Mapping[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
 }
+
+
+def beside_tensors() -> list[Any]:
+    """What trainings leave in their checkpoints beside tensors, as stand-ins under the names that the files give.
+
+    PyTorch Lightning, which the published file of Stable Diffusion was written by, keeps the class of a callback as a
+    key, and that callback's best score as a numpy number.
+    """
+    lightning = "pytorch_lightning.callbacks.model_checkpoint"
+    return [
+        type("ModelCheckpoint", (Attributes,), {"__module__": lightning}),
+        type("dtype", (DType,), {"__module__": "numpy"}),
+        _named("_codecs", "encode", _latin1),
+        *(_named(f"numpy.{core}.multiarray", "scalar", _scalar) for core in ("core", "_core")),
+    ]
+
+
+def _named(module: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under another's name, by which torch looks it up."""
+
+    def stand_in(*args: Any) -> Any:
+        return function(*args)
+
+    stand_in.__module__, stand_in.__qualname__ = module, name
+    return stand_in
 
 
 def values(shape: tuple[int, ...]) -> int:

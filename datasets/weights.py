@@ -76,6 +76,53 @@ def _sige(key: str, what: str, file: str, md5: str) -> Weights:
     return Weights(key, f"{what} (SIGE)", None, Official(f"{SIGE_MODELS}/{file}", md5=md5))
 
 
+SDEDIT_BUCKET = "https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints"
+DDIM_SHARE = "https://heibox.uni-heidelberg.de/f"  # as in functions/ckpt_util.py of ermongroup/ddim
+SCORE_DRIVE = "https://drive.google.com/drive/folders"  # as in the README of yang-song/score_sde_pytorch
+
+
+def _sdedit(key: str, what: str, file: str, instead: str) -> Weights:
+    return Weights(
+        key,
+        f"DDPM U-Net of {what}, 256 px (SDEdit, MIT licence)",
+        None,
+        None,
+        f"{instead}, for {SDEDIT_BUCKET}/{file} has answered 403 since spring 2023 (issues 19 and 23 of "
+        "ermongroup/SDEdit)",
+    )
+
+
+def _ddim(key: str, what: str, share: str, file: str, md5: str) -> Weights:
+    name = Path(file).name
+    return Weights(
+        key,
+        f"DDPM U-Net of {what}, averaged weights (DDIM; licence not known)",
+        None,
+        None,
+        f"wget -O {name} '{DDIM_SHARE}/{share}/?dl=1' gives {file} (md5 {md5})",
+    )
+
+
+def _diffusers(key: str, what: str, name: str) -> Weights:
+    return Weights(
+        key,
+        f"DDPM U-Net of {what}, 256 px, averaged weights, in diffusers' layout (Apache-2.0 licence)",
+        None,
+        None,
+        f"hf download google/{name} --local-dir {name} gives its diffusion_pytorch_model.safetensors or .bin",
+    )
+
+
+def _score(key: str, what: str, name: str, folder: str) -> Weights:
+    return Weights(
+        key,
+        f"NCSN++ of {what}, with its EMA (Apache-2.0 licence)",
+        None,
+        None,
+        f"download the checkpoint_*.pth of ve/{name}_ncsnpp_continuous from {SCORE_DRIVE}/{folder}",
+    )
+
+
 WEIGHTS = {
     w.key: w
     for w in (
@@ -195,11 +242,71 @@ WEIGHTS = {
         ),
         Weights(
             "sd-v1-4",
-            "Stable Diffusion 1.4",
+            "Stable Diffusion 1.4: U-Net, autoencoder and text encoder (CreativeML Open RAIL-M licence, 4.3 GB)",
             None,
             None,
             "accept the license of CompVis/stable-diffusion-v-1-4-original at https://huggingface.co and download "
+            "sd-v1-4.ckpt: wget https://huggingface.co/CompVis/stable-diffusion-v-1-4-original/resolve/main/"
             "sd-v1-4.ckpt",
+        ),
+        _sdedit(
+            "sdedit-bedroom",
+            "LSUN bedrooms",
+            "bedroom.ckpt",
+            "get ddim-bedroom, which its maintainers say is the same",
+        ),
+        _sdedit(
+            "sdedit-church",
+            "LSUN churches",
+            "church_outdoor.ckpt",
+            "get ddim-church, which its maintainers say is the same",
+        ),
+        _sdedit(
+            "sdedit-celebahq",
+            "CelebA-HQ",
+            "celeba_hq.ckpt",
+            "get ddpm-ema-celebahq-256, a conversion of the original network, or a copy of celeba_hq.ckpt",
+        ),
+        _ddim(
+            "ddim-bedroom",
+            "LSUN bedrooms, 256 px",
+            "b95206528f384185889b",
+            "ema_diffusion_lsun_bedroom_model/model-2388000.ckpt",
+            "1921fa46b66a3665e450e42f36c2720f",
+        ),
+        _ddim(
+            "ddim-church",
+            "LSUN churches, 256 px",
+            "44ccb50ef3c6436db52e",
+            "ema_diffusion_lsun_church_model/model-4432000.ckpt",
+            "fdc68a23938c2397caba4a260bc2445f",
+        ),
+        _ddim(
+            "ddim-cat",
+            "LSUN cats, 256 px",
+            "0701aac3aa69457bbe34",
+            "ema_diffusion_lsun_cat_model/model-1761000.ckpt",
+            "646f23f4821f2459b8bafc57fd824558",
+        ),
+        _ddim(
+            "ddim-cifar10",
+            "CIFAR-10, 32 px",
+            "2e4f01e2d9ee49bab1d5",
+            "ema_diffusion_cifar10_model/model-790000.ckpt",
+            "1fa350b952534ae442b1d5235cce5cd3",
+        ),
+        _diffusers("ddpm-ema-bedroom-256", "LSUN bedrooms", "ddpm-ema-bedroom-256"),
+        _diffusers("ddpm-ema-church-256", "LSUN churches", "ddpm-ema-church-256"),
+        _diffusers("ddpm-ema-celebahq-256", "CelebA-HQ", "ddpm-ema-celebahq-256"),
+        _score("ncsnpp-bedroom", "LSUN bedrooms, 256 px", "bedroom", "18GmxDvfGR8se9uFucc9uweeVrX_GzuUG"),
+        _score("ncsnpp-church", "LSUN churches, 256 px", "church", "1zVChA0HrnJU66Jkt4P6KOnlREhBMc4Yh"),
+        _score("ncsnpp-ffhq-1024", "FFHQ, 1024 px, trained again", "ffhq_1024", "1ZqLNr_kH0o9DxvwSlrQPMmkrhEnXhBm2"),
+        _score("ncsnpp-ffhq-256", "FFHQ, 256 px, trained again", "ffhq_256", "1KG72ZKUCUa8dDcA03hOf1BsnK8kBcdPD"),
+        _score(
+            "ncsnpp-celebahq-256",
+            "CelebA-HQ, 256 px, trained again",
+            "celebahq_256",
+            "19VJ7UZTE-ytGX6z5rl-tumW9c0Ps3itk",
         ),
     )
 }

@@ -3,7 +3,8 @@
 A convolution counts its products; a matrix product the product of its sizes; an elementwise multiplication, an affine
 normalisation, a leaky ReLU and an average pooling one an element; everything else nothing. A swish is one
 multiplication in the published networks of DDPM and Progressive Distillation (x * sigmoid(x)) and nothing where torch's
-own function is called, as in Stable Diffusion; attention counts its two products and the scaling of the weights.
+own function is called, as in the dense layers of Stable Diffusion's U-Net; on tiles it always is one. Attention counts
+its two products and the scaling of the weights.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def sparse_macs(network: nn.Module, prepared: Prepared, marks: Marks, swish_is_p
         macs[CONVOLUTION] += places.listed * images * places.tile**2 * products
         whole.update(step.before)  # what is up-sampled is made on the whole map before
         window = (places.tile - 1) * step.stride + step.kernel
-        _gathered(macs, tape, step, places.listed * images * window**2 * step.channels_in, swish_is_product)
+        _gathered(macs, tape, step, places.listed * images * window**2 * step.channels_in)
         if policy.block(step) != FOLLOW:  # what follows is not gathered again
             gathers.add((tuple(part.value for part in step.parts), tiling))
         gathers.update(part.value for part in (step.gamma, step.beta) if part is not None)
@@ -83,14 +84,14 @@ def parameters(network: nn.Module) -> int:
     return sum(value.numel() for value in network.parameters())
 
 
-def _gathered(macs: Macs, tape: Tape, step: ConvStep, elements: int, swish_is_product: bool) -> None:
-    """What is done to a convolution's windows."""
+def _gathered(macs: Macs, tape: Tape, step: ConvStep, elements: int) -> None:
+    """What is done to a convolution's windows; the published gathering has a swish of its own, a product."""
     done = {tape.calls[index].op for index in step.gathered}
     if done.intersection(NORMS) or (step.gamma is None and "mul" in done):
         macs[MUL] += elements
     if step.gamma is not None:
         macs[MUL] += elements
-    if "silu" in done and swish_is_product:
+    if "silu" in done:
         macs[MUL] += elements
     if "leaky_relu" in done:
         macs[LEAKY] += elements

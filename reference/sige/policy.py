@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gengauge.reference.sige.program import ConvStep
@@ -33,6 +33,12 @@ class Policy:
     # The released DDPM code of May 2023 and later reads the statistics of attention's norm wrongly: all channels are
     # scaled and shifted as the channel with the number of the cache is (0 in all published runs). Off by default.
     published_attention_fault: bool = False
+    # Keys and values of attention are kept and made anew where tokens are touched; else they are made of all tokens.
+    # The results are the same, the number of products is not.
+    keeps_keys: bool = False
+    # How often the network doubles the size of its picture, as a decoder of latents does: masks are then of the size
+    # of what it makes.
+    doublings: int = 0
 
     def norm_is_fresh(self, name: str) -> bool:
         """Whether the norm of that name is given new statistics."""
@@ -111,8 +117,22 @@ def by_size(threshold: int = 64, main: int = 6, shortcut: int = 4, first_and_las
     )
 
 
+def beyond_published(threshold: int = 1, main: int = 6, shortcut: int = 4) -> Policy:
+    """Any network: all that can be computed on tiles is, at `threshold` px or more. No paper has measured this.
+
+    The published policies leave the picture's ends and the small maps dense. Here the last norm keeps the statistics of
+    the original as all others do: with new ones every pixel would change, and not those of the tiles alone.
+    """
+    everything = by_size(threshold, main, shortcut, first_and_last=True)
+    name = f"beyond the published ones, from {threshold} px"
+    return replace(everything, name=name, fresh_norms=lambda name: False, keeps_keys=True)
+
+
 def stable_diffusion(main: int = 6, shortcut: int = 4) -> Policy:
-    """Stable Diffusion's U-Net (diffusers' names): everything but the middle block and the picture's ends."""
+    """Stable Diffusion's U-Net (diffusers' names): everything but the middle block and the picture's ends.
+
+    The residual blocks of the middle are the dense network's own, norms included.
+    """
 
     def block(step: ConvStep) -> Block:
         if step.name in ("conv_in", "conv_out") or step.name.startswith("mid_block."):
@@ -122,8 +142,27 @@ def stable_diffusion(main: int = 6, shortcut: int = 4) -> Policy:
     return Policy(
         "stable diffusion",
         block,
-        _is_last_norm,
+        lambda name: _is_last_norm(name) or name.startswith("mid_block.resnets."),
         lambda name, size: None if name.startswith("mid_block") else shortcut,
+    )
+
+
+def stable_diffusion_autoencoder(main: int = 6, shortcut: int = 4) -> Policy:
+    """Stable Diffusion's encoder or decoder (diffusers' names, each by itself): everything but the picture's ends.
+
+    The middle's attention is on tiles too, keys and values included. The decoder's picture is the latent.
+    """
+
+    def block(step: ConvStep) -> Block:
+        return None if step.name in ("conv_in", "conv_out") else _by_kernel(step, main, shortcut)
+
+    return Policy(
+        "stable diffusion's autoencoder",
+        block,
+        _is_last_norm,
+        lambda name, size: shortcut,
+        keeps_keys=True,
+        doublings=3,
     )
 
 

@@ -154,12 +154,17 @@ class Prepared:
 
 
 def _where_masks_are(policy: Policy, picture: Tensor, displaced: frozenset[int]) -> Policy:
-    """The policy where masks of an edit say what changes: on maps that are the picture halved, pixel above pixel."""
+    """The policy where masks of an edit say what changes: on maps that are the picture halved, pixel above pixel.
+
+    Or doubled, as often as the policy says that the network does.
+    """
     sizes = {tuple(picture.shape[2:])}
     height, width = picture.shape[2:] if picture.ndim == 4 else (0, 0)
     while height > 1 or width > 1:
         height, width = max(height // 2, 1), max(width // 2, 1)
         sizes.add((height, width))
+    for doublings in range(1, policy.doublings + 1):
+        sizes.add((picture.shape[2] << doublings, picture.shape[3] << doublings))
 
     def block(step: ConvStep) -> Block:
         known = step.size_in in sizes and not displaced.intersection(part.value for part in step.parts)

@@ -130,7 +130,7 @@ class TokenPlan:
             return {("NCHW", (0, 2, 3, 1)): "NHWC", ("NHWC", (0, 3, 1, 2)): "NCHW"}.get((before.axes, order))
         if call.op == "transpose":
             swaps = {"NCP": "NPC", "NPC": "NCP", "NPhd": "NhPd", "NhPd": "NPhd"}
-            return swaps.get(before.axes) if sorted(rest) == [1, 2] else None
+            return swaps.get(before.axes) if sorted(axis % len(shape) for axis in rest) == [1, 2] else None
         if before.axes == "NHWC":
             return "NPC" if len(shape) == 3 and shape[1] == pixels else None
         if before.axes == "NCHW":
@@ -186,7 +186,8 @@ class TokenPlan:
         if value in self.program.by_output or value not in self.program.producers:
             return
         call = self.tape.calls[self.program.producers[value]]
-        if call.op in ("add", "__radd__") and self.rowwise(value) and self.layouts[value].axes in ("NPC", "NCHW"):
+        kept = call.op in ("add", "__radd__") or (call.op == "linear" and self.policy.keeps_keys)
+        if kept and self.rowwise(value) and self.layouts[value].axes in ("NPC", "NCHW"):
             self.kept[value] = self.layouts[value]
             self._demand_rows(value)
             return

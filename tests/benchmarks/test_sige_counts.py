@@ -15,6 +15,7 @@ from gengauge.benchmarks.papers.sige import PAPER, counts
 from gengauge.benchmarks.papers.sige.counting import count_dense, count_sparse
 from gengauge.benchmarks.papers.sige.edits import SHIPPED, SQUARE, Edit, shipped_mask
 from gengauge.benchmarks.papers.sige.networks import NETWORKS
+from gengauge.benchmarks.papers.sige.stable_diffusion import COUNTED, STABLE_DIFFUSION
 from gengauge.reference.sige.masks import difference_mask, edit_ratio
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "sige" / "macs_fullsize.json"
@@ -93,6 +94,47 @@ def test_variants_come_nearer_to_the_published_churches() -> None:
     )
     with pytest.raises(ValueError, match="has no threshold"):
         NETWORKS["gaugan"].policy_from(32)
+
+
+def test_sparse_rows_of_stable_diffusion_stand_in_the_own_table_alone() -> None:
+    published = [c for rows in counts.PUBLISHED_ROWS.values() for c in rows.values() if c.network in STABLE_DIFFUSION]
+    assert len(published) == 7
+    assert all(counted.edit is None for counted in published)
+    for experiment in PAPER.experiments:
+        if experiment.key.startswith("counts-of-sd-"):
+            (edits,) = (line for line in experiment.protocol if line[0] == "edits")
+            assert "the shipped files are not at hand" in edits[2]
+    own = {(m.row, m.column): m.value for m in measured("counts")}
+    # Squares of the published shares touch other tiles than the published edits did, but not wholly others.
+    for row, printed, off in (
+        ("sige@stable-diffusion-u-net-square-of-11.6pct", 514.5, 0.1),
+        ("sige-masks-of-editing@stable-diffusion-u-net-square-of-1.7pct", 224.9, 0.05),
+        ("sige-masks-of-editing@stable-diffusion-u-net-square-of-2.9pct", 352.6, 0.3),
+        ("sige@stable-diffusion-decoder-square-of-11.6pct", 343.5, 0.05),
+        ("sige-masks-of-editing@stable-diffusion-decoder-square-of-1.7pct", 154.2, 0.05),
+        ("sige@stable-diffusion-encoder-square-of-1.7pct", 39.2, 0.05),
+    ):
+        assert own[row, "macs"] == pytest.approx(printed, rel=off)
+
+
+@pytest.mark.parametrize("key", COUNTED)
+def test_all_layers_on_tiles_take_fewer_operations(key: str) -> None:
+    beyond = [counted for _, counted in counts.OWN_ROWS[key] if counted.variant.beyond]
+    assert beyond
+    for counted in beyond:
+        assert counted.edit is not None
+        assert counted.count().macs < count_sparse(key, counted.edit).macs
+        assert counted.count().products is not None
+
+
+@pytest.mark.parametrize("key", COUNTED)
+def test_inputs_have_the_shapes_that_networks_work_on(key: str) -> None:
+    network = COUNTED[key]
+    picture, *others = network.example("meta")
+    assert picture.shape == (network.images, *network.shape)
+    assert len(others) == network.timed + (key == "sd-unet")
+    assert all(len(other) == network.images for other in others)
+    assert network.labels == (key in ("gaugan", "gan-compression"))
 
 
 @pytest.mark.parametrize("key", NETWORKS)

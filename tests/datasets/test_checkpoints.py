@@ -101,6 +101,36 @@ def test_other_callables_are_refused_by_name(tmp_path: Path, attack: str) -> Non
         read_tensors(tmp_path / "x.pkl")
 
 
+LIGHTNING = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (
+            LIGHTNING.replace(b"model_checkpoint\nModel", b"early_stopping\nEarly"),
+            "is refused: it asks for pytorch_light",
+        ),
+        (LIGHTNING + b"X\x02\x00\x00\x00id\x85R", "is damaged"),  # called with an argument
+        (b"cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R", "is refused: an array of kind 'O8'"),
+        (b"cnumpy.core.multiarray\nscalar\nX\x02\x00\x00\x00f8K\x00\x86R", "is refused: an array of objects"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n", "is refused: it asks for numpy.core.multiarray._reconstruct"),
+    ],
+)
+def test_stand_ins_for_what_trainings_leave_do_nothing_else(tmp_path: Path, payload: bytes, message: str) -> None:
+    good = b"}" + LIGHTNING + b"}X\x05\x00\x00\x00scoreK\x03ss"
+    for content in (good, payload):
+        torch.save({}, tmp_path / "empty.pt")
+        with zipfile.ZipFile(tmp_path / "empty.pt") as empty, zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+            for info in empty.infolist():
+                pickled = info.filename.endswith("data.pkl")
+                archive.writestr(info.filename, b"\x80\x02" + content + b"." if pickled else empty.read(info))
+        if content is good:
+            assert read_tensors(tmp_path / "x.pt") == {}
+    with pytest.raises((DamagedCheckpoint, UnsafeCheckpoint), match=rf"x\.pt {message}"):
+        read_tensors(tmp_path / "x.pt")
+
+
 def script_archive(path: Path, view: tuple[int, tuple[int, ...], tuple[int, ...]]) -> None:
     """A TorchScript archive with one tensor: a view (offset, size, stride) of a storage of four floats."""
     stream, storage = io.BytesIO(), object()

@@ -8,19 +8,29 @@ from dataclasses import dataclass, replace
 import torch
 
 from gengauge.benchmarks.papers.sige.edits import Edit
-from gengauge.benchmarks.papers.sige.networks import NETWORKS, Network
+from gengauge.benchmarks.papers.sige.networks import Network
+from gengauge.benchmarks.papers.sige.stable_diffusion import COUNTED
+from gengauge.reference.sige import policy
 from gengauge.reference.sige.count import CONVOLUTION, dense_macs, parameters
 from gengauge.reference.sige.engine import Engine
+from gengauge.reference.sige.masks import MaskRecipe, dilate
 from gengauge.reference.sige.tape import record
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a count takes another way than the released configuration: from which px on, or the levels' dilation."""
+    """What a count takes another way than the network's own configuration, by a row's method.
+
+    From which px on there are tiles, or by a policy that goes `beyond` the published ones; the levels' dilation, or
+    another recipe of masks, of an edit that is `grown` by a radius before.
+    """
 
     name: str
     threshold: int | None = None
     dilation: int | None = None
+    beyond: bool = False
+    recipe: MaskRecipe | None = None
+    grown: int = 0
 
 
 RELEASED = Variant("")
@@ -44,36 +54,39 @@ class Count:
 @functools.cache
 def count_dense(key: str) -> Count:
     """The network as published, in its plain form."""
-    network = NETWORKS[key]
+    network = COUNTED[key]
     with torch.device("meta"):
         module = network.build(False).eval()
-    macs = dense_macs(module, record(module, torch.empty(1, *network.shape), *network.times()))
+    macs = dense_macs(module, record(module, *network.example("meta")), network.swish_is_product)
     return Count(macs.total(), macs[CONVOLUTION], parameters(module))
 
 
 @functools.cache
 def count_sparse(key: str, edit: Edit, variant: Variant = RELEASED) -> Count:
     """The sparse pass of an edit, in the fused form, under the released policy or another."""
-    network = NETWORKS[key]
-    engine = _engine(key, variant)
-    recipe = network.recipe if variant.dilation is None else replace(network.recipe, dilation=variant.dilation)
-    masks = recipe.from_mask(edit.mask(network.shipped, *network.size))
+    network = COUNTED[key]
+    engine = _engine(key, variant.threshold, variant.beyond)
+    recipe = variant.recipe or network.recipe
+    recipe = recipe if variant.dilation is None else replace(recipe, dilation=variant.dilation)
+    masks = recipe.from_mask(dilate(edit.mask(network.shipped, *network.size), variant.grown))
     engine.set_masks(masks.levels)
-    macs = engine.macs()
+    macs = engine.macs(network.swish_is_product)
     return Count(macs.total(), macs[CONVOLUTION], parameters(engine.network), engine.products(), masks.ratio)
 
 
 def reduction(key: str, count: Count) -> float:
     """MACs of the paper's original of a network divided by those counted."""
-    return count_dense(NETWORKS[key].original or key).macs / count.macs
+    return count_dense(COUNTED[key].original or key).macs / count.macs
 
 
 @functools.cache
-def _engine(key: str, variant: Variant) -> Engine:
-    network = NETWORKS[key]
-    policy = network.policy if variant.threshold is None else network.policy_from(variant.threshold)
-    engine = Engine(_empty(network), policy)
-    engine.prepare(torch.empty(1, *network.shape), *network.times())
+def _engine(key: str, threshold: int | None, beyond: bool) -> Engine:
+    network = COUNTED[key]
+    chosen = network.policy if threshold is None else network.policy_from(threshold)
+    if beyond:
+        chosen = replace(policy.beyond_published(), doublings=network.policy.doublings)
+    engine = Engine(_empty(network), chosen)
+    engine.prepare(*network.example())
     return engine
 
 

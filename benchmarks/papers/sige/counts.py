@@ -17,8 +17,10 @@ from gengauge.benchmarks.papers.sige.counting import (
     count_sparse,
     reduction,
 )
-from gengauge.benchmarks.papers.sige.edits import EDITS, SHIPPED, Edit
+from gengauge.benchmarks.papers.sige.edits import EDITS, SHIPPED, SQUARE, Edit
 from gengauge.benchmarks.papers.sige.networks import NETWORKS
+from gengauge.benchmarks.papers.sige.stable_diffusion import COUNTED, STABLE_DIFFUSION
+from gengauge.reference.sige import masks
 
 GIGA = 1e9
 
@@ -42,7 +44,7 @@ class Counted:
             "conv_macs": count.convolutions / GIGA,
             "parameters": count.parameters / 1e6,
         }
-        if self.edit is not None or NETWORKS[self.network].original:
+        if self.edit is not None or COUNTED[self.network].original:
             found["macs_reduction"] = reduction(self.network, count)
         if self.edit is not None and count.products is not None:
             found |= {"edited": 100 * count.edited, "products": count.products / GIGA}
@@ -73,6 +75,18 @@ VARIANTS = {
         Variant("SIGE from 16 px", 16),
     ),
 }
+# What tiles could save that the published policies leave: no paper has measured this.
+BEYOND = "all layers on tiles"
+# The shares of Stable Diffusion's published edits. Editing dilates them, and the decoder's once more.
+INPAINTED, EDITED = (
+    tuple(Edit(f"square of {100 * share:.1f}%", share) for share in shares) for shares in ((0.116,), (0.029, 0.017))
+)
+EDITING = Variant("SIGE, masks of editing", recipe=masks.STABLE_DIFFUSION_IMG2IMG)
+STABLE_DIFFUSION_VARIANTS = {
+    "sd-unet": EDITING,
+    "sd-decoder": Variant("SIGE, masks of editing", recipe=masks.STABLE_DIFFUSION_DECODER, grown=5),
+    "sd-encoder": RELEASED,  # its masks are those of editing
+}
 COLUMNS = (
     Column("macs", "Multiply-accumulate operations of one forward pass, by torchprofile's rules", "G", "lower", True),
     Column("macs_reduction", "MACs of the paper's original network divided by those of the row", "x", "higher", True),
@@ -92,6 +106,25 @@ EDIT_PROTOCOL = (
         "edits",
         "churches with edits of 1.20, 3.78, 7.19, 11.5 and 15.5 %, label maps with 1.18, 2.02 and 13.5 %",
         "of these the shipped ones, 15.5 % and 1.18 %; squares (named by their size before dilation) for those between",
+    ),
+)
+STABLE_DIFFUSION_PROTOCOL = (
+    (
+        "edits",
+        "as shipped: a mask of 11.6 % (inpainting), pairs of 2.9 and 1.7 % (editing; presumably before any dilation)",
+        "centred squares of these shares and others: the shipped files are not at hand, and other tiles are touched",
+    ),
+    (
+        "masks",
+        "of inpainting: the mask as it is; of editing: dilated by 5, for the decoder by 40 more",
+        "the same, as the released code has it",
+    ),
+)
+DENSE_ONLY = (
+    (
+        "sparse rows",
+        "by edits whose files are shipped with the repository",
+        "these files are not at hand: the dense rows alone; squares of the same shares stand in the own table",
     ),
 )
 GAP_PROTOCOL = (
@@ -120,12 +153,29 @@ def _own_rows() -> dict[str, list[tuple[Row, Counted]]]:
         for variant in VARIANTS.get(key, ()):
             row = Row(variant.name, f"{_setting(key)}, {SHIPPED.name}")
             rows[key].append((row, Counted(key, SHIPPED, variant)))
+        rows[key] += _beyond(key, (SHIPPED, SQUARE))
+    for key, network in STABLE_DIFFUSION.items():
+        rows[key] = [(Row("Original", network.name), Counted(key))]
+        squares = [edit for edit in EDITS if edit.share is not None]
+        for edit in (*squares, *(() if key == "sd-encoder" else INPAINTED)):
+            rows[key].append((Row(network.sparse_method, f"{network.name}, {edit.name}"), Counted(key, edit)))
+        variant = STABLE_DIFFUSION_VARIANTS[key]
+        for edit in EDITED:
+            row = Row(variant.name or network.sparse_method, f"{network.name}, {edit.name}")
+            rows[key].append((row, Counted(key, edit, variant)))
+        rows[key] += _beyond(key, (SQUARE,))
     return rows
+
+
+def _beyond(key: str, edits: tuple[Edit, ...]) -> Iterator[tuple[Row, Counted]]:
+    variant = Variant(f"{COUNTED[key].sparse_method}, {BEYOND}", beyond=True)
+    for edit in edits:
+        yield Row(variant.name, f"{_setting(key)}, {edit.name}"), Counted(key, edit, variant)
 
 
 def _setting(key: str) -> str:
     """What a row calls the network: GAN Compression is a method on the paper's GauGAN."""
-    return NETWORKS[NETWORKS[key].original or key].name
+    return COUNTED[COUNTED[key].original or key].name
 
 
 OWN_ROWS = _own_rows()
@@ -147,7 +197,10 @@ _DENSE = {
 # Rows of published tables that measure the very same: the same network with the same edit.
 PUBLISHED_ROWS: dict[str, dict[str, Counted]] = {
     "abstract": {"sige@gaugan-about-1pct-edit": Counted("gaugan", SHIPPED)},
-    "teaser": {row: _DENSE[row] for row in ("original@ddpm-256", "original@gaugan", "gan-compression@gaugan")},
+    "teaser": {
+        **{row: _DENSE[row] for row in ("original@ddpm-256", "original@gaugan", "gan-compression@gaugan")},
+        "original@stable-diffusion": Counted("sd-unet"),
+    },
     "macs": {
         **{
             row: _DENSE[row]
@@ -162,6 +215,13 @@ PUBLISHED_ROWS: dict[str, dict[str, Counted]] = {
         "sige@progressive-distillation-128-15.5pct-edit": Counted("pd-128", SHIPPED),
         "sige@gaugan-1.18pct-edit": Counted("gaugan", SHIPPED),
         "gan-compression-sige@gaugan-1.18pct-edit": Counted("gan-compression", SHIPPED),
+    },
+    "sd-figure": {"original@inpainting-11.6pct-mask": Counted("sd-unet")},
+    "sd-inpainting": {"original@unet": Counted("sd-unet"), "original@decoder": Counted("sd-decoder")},
+    "sd-img2img": {
+        "original@unet": Counted("sd-unet"),
+        "original@encoder": Counted("sd-encoder"),
+        "original@decoder": Counted("sd-decoder"),
     },
     "notebook": {
         "sige@ddpm-256-shipped-example": Counted("ddpm-256", SHIPPED),
@@ -186,7 +246,7 @@ def count(columns: tuple[str, ...], context: Context) -> Iterator[Result]:
 
 def _has(counted: Counted, column: str) -> bool:
     if column == "macs_reduction":
-        return counted.edit is not None or bool(NETWORKS[counted.network].original)
+        return counted.edit is not None or bool(COUNTED[counted.network].original)
     return counted.edit is not None or column not in ("edited", "products")
 
 
@@ -202,7 +262,7 @@ def _experiment(
         Settings(rows),
         seeds=1,
         limits=Limits(seconds=600, gibibytes=8),
-        plan=Plan(tuple(NETWORKS[name].planned(False) for name in networks)),
+        plan=Plan(tuple(COUNTED[name].planned(False) for name in networks)),
     )
     return Experiment(
         key=key,
@@ -221,16 +281,22 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
     out = []
     for key, rows in PUBLISHED_ROWS.items():
         published = next(table for table in tables if table.key == key)
-        columns = tuple(replace(c, exact=True) for c in published.columns if c.key in ("macs", "macs_reduction"))
+        columns = tuple(
+            replace(c, exact=True)
+            for c in published.columns
+            if c.key in ("macs", "macs_reduction") and any(_has(counted, c.key) for counted in rows.values())
+        )
+        dense_only = all(counted.edit is None for counted in rows.values())
         protocol = (
-            *EDIT_PROTOCOL,
+            *(DENSE_ONLY if dense_only else EDIT_PROTOCOL),
             *(GAP_PROTOCOL if key == "edits" else ()),
             *(LAST_DIGIT if key in ("edits", "macs") else ()),
         )
         out.append(_experiment(f"counts-{key}", key, tuple(rows.items()), columns, protocol))
     for network, own in OWN_ROWS.items():
         rows_of = tuple((row.key, counted) for row, counted in own)
-        out.append(_experiment(f"counts-of-{network}", TABLE.key, rows_of, COLUMNS, EDIT_PROTOCOL))
+        of_edits = STABLE_DIFFUSION_PROTOCOL if network in STABLE_DIFFUSION else EDIT_PROTOCOL
+        out.append(_experiment(f"counts-of-{network}", TABLE.key, rows_of, COLUMNS, of_edits))
     return tuple(out)
 
 
@@ -274,7 +340,7 @@ CLAIMS = (
     *(
         Claim(
             f"macs-fall-{key}",
-            f"{NETWORKS[key].name}: the smaller the edit, the fewer the MACs.",
+            f"{COUNTED[key].name}: the smaller the edit, the fewer the MACs.",
             "counts",
             {
                 str(i): Cell(row.key, "macs")
@@ -282,13 +348,13 @@ CLAIMS = (
                     row
                     for share in (0.012, 0.05, 0.15, 0.30, 0.50, 1.0)
                     for row, counted in OWN_ROWS[key]
-                    if counted.edit is not None and counted.edit.share == share
+                    if counted.edit is not None and counted.edit.share == share and counted.variant == RELEASED
                 )
             },
             lambda v: min(v[str(i + 1)] - v[str(i)] for i in range(len(v) - 1)),
             unit="G",
             exact=True,
         )
-        for key in NETWORKS
+        for key in COUNTED
     ),
 )

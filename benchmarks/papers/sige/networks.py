@@ -26,7 +26,8 @@ class Network:
     """A network by the paper's `name`. `build` makes it, fused or plain; `shape` (C, H, W) is its picture's.
 
     `timed` ones take a time beside the picture. `policy` is the released one, `shipped` its example. MACs are
-    compared with those of `original`, the paper's "Original" network.
+    compared with those of `original`, the paper's "Original" network. A pass is of `images` pictures at once. The dense
+    network's swish is counted where the published code writes it as a product.
     """
 
     key: str
@@ -39,6 +40,8 @@ class Network:
     shipped: str
     sparse_method: str = "SIGE"
     original: str = ""
+    images: int = 1
+    swish_is_product: bool = True
 
     def policy_from(self, threshold: int) -> Policy:
         """The policy with tiles from `threshold` px up. Raises ValueError for a network that counts layers instead."""
@@ -50,6 +53,7 @@ class Network:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width of the pictures that edits are drawn on."""
         return self.shape[1:]
 
     @property
@@ -60,6 +64,10 @@ class Network:
     def times(self, device: str | torch.device = "cpu") -> tuple[Tensor, ...]:
         """The inputs beside the picture."""
         return (torch.zeros(1, device=device),) if self.timed else ()
+
+    def example(self, device: str | torch.device = "cpu") -> tuple[Tensor, ...]:
+        """Inputs of the right shapes, in memory that nobody wrote: the picture and what stands beside it."""
+        return (torch.empty(self.images, *self.shape, device=device), *self.times(device))
 
     def original_input(self, generator: torch.Generator) -> Tensor:
         """A random picture (1, C, H, W): noise, or one-hot labels in blocks without edges."""
@@ -81,9 +89,7 @@ class Network:
 
     def planned(self, fused: bool = True) -> PlannedNetwork:
         """For `--dry-run`."""
-        return PlannedNetwork(
-            self.name, lambda: self.build(fused).eval(), lambda: (torch.empty(1, *self.shape), *self.times("meta"))
-        )
+        return PlannedNetwork(self.name, lambda: self.build(fused).eval(), lambda: self.example("meta"))
 
 
 def _ddpm(config: UNetConfig, fused: bool) -> nn.Module:
