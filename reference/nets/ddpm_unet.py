@@ -1,4 +1,4 @@
-"""The U-Net of DDPM (Ho et al., NeurIPS 2020) as SIGE uses it for LSUN churches at 256 px, plain and fused.
+"""The U-Net of DDPM (Ho et al., NeurIPS 2020) as DDIM, SDEdit and SIGE use it, plain and fused.
 
 Parameter names are those of the published checkpoints (`down.0.block.0.conv1.weight` ...). The fused form computes the
 same: all time projections are one layer, `temb.dense.2`, and the attention's q, k and v one convolution, `qkv`.
@@ -15,19 +15,30 @@ from torch import Tensor, nn
 from gengauge.reference.nets.published import joined, parted
 from gengauge.reference.nets.unet import EPS, Planned, UNet, UNetConfig, plan
 
-CHURCH_256 = UNetConfig(256, 128, (1, 1, 2, 2, 4, 4), 2, (16,), temb_ch=512)
+CHURCH_256 = UNetConfig(256, 128, (1, 1, 2, 2, 4, 4), 2, (16,), temb_ch=512)  # bedrooms and CelebA-HQ, too
+CELEBA_64 = UNetConfig(64, 128, (1, 2, 2, 2, 4), 2, (16,), temb_ch=512, dropout=0.1)
+CIFAR10_32 = UNetConfig(32, 128, (1, 2, 2, 2), 2, (16,), temb_ch=512, dropout=0.1)
 
 QKV = ("q", "k", "v")
 KINDS = ("weight", "bias")
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3x3 convolutions, the time's embedding added between them, beside an identity or 1x1 shortcut.
+    """Two normalised 3x3 convolutions, the time's embedding added between them, beside an identity or a shortcut.
 
-    The embedding is (N, temb_ch), or already projected to (N, outputs) where `temb_ch` is None.
+    The shortcut is a 1x1 convolution, with `conv_shortcut` (which no published network has) a 3x3 one. The embedding is
+    (N, temb_ch), or already projected to (N, outputs) where `temb_ch` is None.
     """
 
-    def __init__(self, inputs: int, outputs: int, temb_ch: int | None, dropout: float, num_groups: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        temb_ch: int | None,
+        dropout: float,
+        num_groups: int,
+        conv_shortcut: bool = False,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(num_groups, inputs, EPS)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -35,14 +46,17 @@ class ResBlock(nn.Module):
         self.norm2 = nn.GroupNorm(num_groups, outputs, EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+        changes = inputs != outputs
+        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if changes and not conv_shortcut else None
+        self.conv_shortcut = nn.Conv2d(inputs, outputs, 3, padding=1) if changes and conv_shortcut else None
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         emb = temb if self.temb_proj is None else self.temb_proj(F.silu(temb))
         h = h + emb[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
+        shortcut = self.nin_shortcut or self.conv_shortcut
+        return (x if shortcut is None else shortcut(x)) + h
 
 
 class Attention(nn.Module):
@@ -71,25 +85,26 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves by a strided 3x3 convolution that looks one pixel beyond the right and lower edge."""
+    """Halves by a strided 3x3 convolution that looks one pixel beyond the right and lower edge, or by means of four."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return F.avg_pool2d(x, 2) if self.conv is None else self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Doubles by repeating pixels, then convolves."""
+    """Doubles by repeating pixels, then convolves unless told not to."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return x if self.conv is None else self.conv(x)
 
 
 class DDPMUNet(UNet):
@@ -105,7 +120,13 @@ class DDPMUNet(UNet):
         def attention(channels: int) -> Attention:
             return Attention(channels, fused, config.num_groups)
 
-        super().__init__(config, block, attention, Downsample, Upsample, sum(rows) if fused else None)
+        def downsample(channels: int) -> Downsample:
+            return Downsample(channels, config.resamp_with_conv)
+
+        def upsample(channels: int) -> Upsample:
+            return Upsample(channels, config.resamp_with_conv)
+
+        super().__init__(config, block, attention, downsample, upsample, sum(rows) if fused else None)
         self.fused, self.rows = fused, rows  # of temb.dense.2, a block each
 
     def embeddings(self, t: Tensor) -> Iterator[Tensor]:

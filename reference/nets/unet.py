@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 
 import torch
@@ -31,6 +31,8 @@ class UNetConfig:
     out_ch: int = 3
     dropout: float = 0.0
     num_groups: int = 32  # of group normalisation
+    # Not shown, so that a configuration that does without looks as it did before there was a choice.
+    resamp_with_conv: bool = field(default=True, repr=False)  # else by means of four and repeated pixels
 
     def __post_init__(self) -> None:
         halvings = len(self.ch_mult) - 1
@@ -87,11 +89,17 @@ def plan(config: UNetConfig) -> list[Planned]:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sines, then cosines (N, dim) of times t (N,), at dim / 2 frequencies from 1 down to 1e-4."""
+    """Sines, then cosines (N, dim) of times t (N,), at dim // 2 frequencies from 1 down to 1e-4.
+
+    An odd dim ends in a column of zeros. Raises ValueError for a dim below 4, which has no two frequencies.
+    """
+    if dim < 4:
+        raise ValueError(f"an embedding of {dim} columns has no two frequencies")
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * -(math.log(10000) / (half - 1)))
     angles = t.float()[:, None] * frequencies[None]
-    return torch.cat([angles.sin(), angles.cos()], 1)
+    embedding = torch.cat([angles.sin(), angles.cos()], 1)
+    return F.pad(embedding, (0, 1)) if dim % 2 else embedding
 
 
 class TimeEmbedding(nn.Module):

@@ -148,10 +148,10 @@ def test_the_exit_status_tells_how_the_jobs_ended(
 
 
 def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:sdedit"))
-    result = call("run", "toy", "sdedit", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:cut"))
+    result = call("run", "toy", "cut", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
     assert result.exit_code == cli.UNAVAILABLE
-    assert "unavailable at scale quick: sdedit" in result.stdout
+    assert "unavailable at scale quick: cut" in result.stdout
     assert len(read_records(tmp_path)) > 0
 
 
