@@ -396,8 +396,9 @@ def eval_command(
         raise typer.Exit(UNAVAILABLE)
 
 
-@app.command("zoo", epilog="Example: `gengauge zoo --make out/zoo --kimg 48`")
+@app.command("zoo", epilog="Example: `gengauge zoo stylegan2-cat32 --make out/zoo --kimg 48`")
 def zoo_command(
+    name: Annotated[str | None, typer.Argument(help="The network; without one all cards are shown.")] = None,
     make: Annotated[Path | None, typer.Option(help="Train it anew and write weights and card here.")] = None,
     kimg: Annotated[
         float | None,
@@ -405,24 +406,32 @@ def zoo_command(
     ] = None,
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
 ) -> None:
-    """Show the card of the small network that comes with the package, or make it again."""
-    from gengauge.benchmarks.zoo import stylegan2_cat as entry
+    """Show the cards of the small networks that come with the package, or make one of them again."""
+    from gengauge.benchmarks.zoo import ddpm_cat, stylegan2_cat
+    from gengauge.benchmarks.zoo.entries import FOLDER
 
+    networks = {entry.NAME: entry for entry in (stylegan2_cat, ddpm_cat)}
+    if name is not None and name not in networks:
+        raise ValueError(f"the zoo has no {name!r}; it has {', '.join(networks)}")
     if kimg is not None and make is None:
         raise ValueError("--kimg says for how long to train; give --make DIR with it")
     if make is not None:
+        if name is None:
+            raise ValueError(f"name the network to make: {', '.join(networks)}")
         with _bars() as tell:
 
             def tell_training(done: int, total: int, doing: str) -> None:
                 tell("training", done, total)
 
+            entry = networks[name]
             entry.make(
                 make, make / "training", _device(device), entry.KIMG if kimg is None else kimg, tell=tell_training
             )
-    table = Table("", "", title=entry.NAME, show_header=False)
-    for key, value in entry.card(make or entry.FOLDER).items():
-        table.add_row(key, str(value))
-    Console().print(table)
+    for shown in networks if name is None else [name]:
+        table = Table("", "", title=shown, show_header=False)
+        for key, value in networks[shown].card(make or FOLDER).items():
+            table.add_row(key, str(value))
+        Console().print(table)
 
 
 @app.command("doctor", epilog="Example: `gengauge doctor --data ~/data`")

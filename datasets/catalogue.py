@@ -51,6 +51,16 @@ def _low_shot(key: str, what: str) -> DataSet:
     )
 
 
+def _lsun_validation(category: str, what: str) -> DataSet:
+    return DataSet(
+        f"lsun-{category.split('_')[0]}-val",
+        f"{what}, the 300 validation pictures, LMDB",
+        ("sdedit",),
+        (f"{category}_val_lmdb", f"lsun/{category}_val_lmdb", f"{category}_val"),
+        f"download {category}_val_lmdb.zip with download.py of fyu/lsun and unpack it into the data folder",
+    )
+
+
 DATA_SETS = (
     DataSet(
         "cifar10",
@@ -84,6 +94,25 @@ DATA_SETS = (
         ("diffaugment",),
         ("cat", "cat_lmdb", "lsun-cat", "lsun/cat", "lsun/cat_lmdb"),
         "download cat.zip as the README of fyu/lsun says and unpack it into the data folder",
+    ),
+    _lsun_validation("church_outdoor", "LSUN churches"),
+    _lsun_validation("bedroom", "LSUN bedrooms"),
+    DataSet(
+        "sdedit-strokes",
+        "stroke paintings by hand, each a .pth file of SDEdit: the list [mask, image]",
+        ("sdedit",),
+        ("sdedit-strokes",),
+        "put your own .pth files, or those that the README of ermongroup/SDEdit names, into the folder sdedit-strokes "
+        "of the data folder; the paper's are not published",
+    ),
+    DataSet(
+        "sdedit-composites",
+        "faces with something pasted in: folders original, composite and mask, pictures of one name in each",
+        ("sdedit",),
+        ("sdedit-composites",),
+        "put composites of CelebA-HQ at 256 px into the folder sdedit-composites of the data folder, as "
+        "original/NAME.png, composite/NAME.png and mask/NAME.png (white is what was pasted); the paper's are not "
+        "published",
     ),
     DataSet(
         "imagenet",

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from gengauge.datasets.pictures_set import decode_all, open_rgb, square
+from gengauge.datasets.pictures_set import Resample, decode_all, open_rgb, square
 from gengauge.datasets.reading import read_at
 from gengauge.datasets.sets import Array, Indices, checked
 
@@ -31,7 +31,8 @@ _MOST_LEVELS = 32  # as the library has it
 class LMDBSet:
     """The pictures of a folder with `data.mdb` in the order of their keys, no labels; `limit` takes the first only.
 
-    A picture's central square is scaled by Lanczos, as the published tools do. Only the tree is read at opening.
+    A picture's central square is scaled, by Lanczos as the published tools for GANs do it. At opening only the tree is
+    read.
 
     Raises FileNotFoundError, ValueError for a damaged or empty database.
     """
@@ -39,11 +40,20 @@ class LMDBSet:
     labels = None
     num_classes = 0
 
-    def __init__(self, path: Path, resolution: int, *, limit: int | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resolution: int,
+        *,
+        limit: int | None = None,
+        name: str | None = None,
+        resample: Resample = "lanczos",
+    ) -> None:
         self.file = path / "data.mdb"
         if not self.file.is_file():
             raise FileNotFoundError(f"{path}: there is no data.mdb in this folder")
         self.path, self.resolution, self.name = path, resolution, name or path.name
+        self.resample: Resample = resample
         self._places = _index(self.file, limit)
         if not len(self._places):
             raise ValueError(f"{path} holds no pictures")
@@ -66,7 +76,7 @@ class LMDBSet:
                 start, length = (int(x) for x in self._places[chosen[i], 2:])
                 content = read_at(stream.fileno(), length, start)
                 picture = open_rgb(content, f"{self.key(int(chosen[i]))} in {self.path}")
-                return square(picture, self.resolution, "center", "lanczos")
+                return square(picture, self.resolution, "center", self.resample)
 
             return decode_all(len(chosen), decode_one, self.resolution)
 

@@ -163,7 +163,7 @@ def edit_ve(
     """Edits guides in [0, 1] with score(x, sigma (N,) float32) as x, as NCSN++ gives it; no corrector.
 
     The published SDEdit has no such code: this is the paper's text (algorithms 1 to 3). Arguments as of `edit`; noises
-    are fresh at every step and shared by edited and kept pixels. Kept pixels end as in the guide.
+    are fresh at every step and shared by edited and kept pixels. Kept pixels end with the noise of the first step.
     """
     _check(guide, editable, repeats)
     draw = _draws(guide, noises, generator)

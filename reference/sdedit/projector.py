@@ -81,7 +81,7 @@ def project(
     network: Generator,
     targets: Tensor,
     features: Features = pixel_features,
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    recipe: Recipe = Recipe(),
     *,
     generator: torch.Generator | None = None,
     callback: Callback | None = None,

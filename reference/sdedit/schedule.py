@@ -67,7 +67,7 @@ class VPSchedule:
 
         Native ones are the published code's, in its precision: betas and shares in float32. Those that are asked for
         by number are made of the shares' ratios (Nichol and Dhariwal 2021, section 4), which keeps the noise of each
-        time, in float64.
+        time, in float64; the first and the last level are always among them.
 
         Raises ValueError for t0 outside (0, 1], one below the first step, and for more steps than there are.
         """
@@ -82,7 +82,7 @@ class VPSchedule:
             )
         if not 0 < steps <= native:
             raise ValueError(f"there are {native} steps up to t0 = {t0}; {steps} were asked for")
-        chosen = torch.linspace(native, 0, steps + 1, dtype=torch.float64)[:-1].flip(0).round().long() - 1
+        chosen = torch.linspace(native - 1, 0, steps, dtype=torch.float64).round().long().flip(0)
         abar = self.abar64[chosen]
         before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
         betas = 1 - abar / before

@@ -12,7 +12,7 @@ from cleanfid.fid import kernel_distance as clean_kernel
 
 from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
 from gengauge.benchmarks.metrics.inception_score import inception_score
-from gengauge.benchmarks.metrics.kernel import draw_subsets, jackknife_error, kernel_distance, kid
+from gengauge.benchmarks.metrics.kernel import draw_subsets, jackknife_error, kernel_distance, kid, mmd2
 from gengauge.benchmarks.metrics.leakage import leakage, marked
 from gengauge.benchmarks.metrics.precision_recall import precision_recall
 from gengauge.benchmarks.metrics.quantise import to_uint8
@@ -82,6 +82,42 @@ def test_the_jackknife_equals_leaving_out_each_picture() -> None:
     left_y = np.array([estimate(x, np.delete(y, i, 0)) for i in range(9)])
     variance = sum((len(v) - 1) / len(v) * ((v - v.mean()) ** 2).sum() for v in (left_x, left_y))
     assert jackknife_error(x, y) == pytest.approx(np.sqrt(variance))
+    assert mmd2(x, y) == pytest.approx(estimate(x, y))
+    x = x[:9]
+    own = np.diag((x @ y.T / 8 + 1) ** 3)
+    all_pairs = ((x @ y.T / 8 + 1) ** 3).sum()
+    apart = estimate(x, y) + 2 * all_pairs / 81 - 2 * (all_pairs - own.sum()) / 72
+    assert kid(x, y, paired=True).value == pytest.approx(apart)
+    pairs = np.array([mmd2(np.delete(x, i, 0), np.delete(y, i, 0), paired=True) for i in range(9)])
+    assert jackknife_error(x, y, paired=True) == pytest.approx(np.sqrt(8 / 9 * ((pairs - pairs.mean()) ** 2).sum()))
+
+
+def test_pictures_made_from_the_reals_need_the_estimate_of_pairs() -> None:
+    mixing = np.random.default_rng(0).normal(size=(8, 8)) / 3
+
+    def draw(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(seed)
+        real = random.normal(size=(count, 8))
+        return real, real + 0.3 * random.normal(size=real.shape) @ mixing + 0.4
+
+    # Sources and fakes that have nothing to do with each other.
+    independent = [mmd2(draw(1000 + i, 400)[0], draw(2000 + i, 400)[1]) for i in range(20)]
+    truth, error = np.mean(independent), np.std(independent, ddof=1) / np.sqrt(20)
+    paired, apart = ([kid(*draw(i, 60), paired=p) for i in range(300)] for p in (True, False))
+    values = np.array([k.value for k in paired])
+    assert abs(values.mean() - truth) < 3 * np.hypot(error, values.std() / np.sqrt(300))
+    assert np.mean([k.value for k in apart]) < truth - 10 * error  # each is near its own source
+    assert 0.9 < np.mean([k.low <= truth <= k.high for k in paired]) <= 1
+    widths = [np.mean([k.high - k.low for k in kids]) for kids in (paired, apart)]
+    assert widths[0] < 0.6 * widths[1]  # what sources and fakes share cancels
+
+
+def test_pairs_stay_together_in_subsets() -> None:
+    real = features(1100, 8, 0)
+    fake = real + 0.1 * features(1100, 8, 1)
+    whole, split = mmd2(real, fake, paired=True), kid(real, fake, paired=True)
+    assert split.low < whole < split.high
+    assert split.value == pytest.approx(whole, abs=0.2 * abs(whole - mmd2(real, fake)) + 0.01 * abs(whole))
 
 
 def test_subsets_are_drawn_without_replacement_and_no_larger_than_the_smaller_side() -> None:
@@ -121,6 +157,8 @@ def test_precision_and_recall_by_brute_force() -> None:
         (lambda: frechet_distance(fit(np.eye(3)), fit(np.eye(4))), "3 and 4 dimensions"),
         (lambda: kid(np.eye(3), np.eye(4)), "3 and 4 dimensions"),
         (lambda: kid(np.full((4, 3), np.inf), np.eye(3)), "finite real features"),
+        (lambda: kid(np.eye(3), np.ones((4, 3)), paired=True), "3 and 4 pictures are no pairs"),
+        (lambda: mmd2(np.eye(1), np.eye(1)), "N >= 2"),
         (lambda: inception_score(np.ones((20, 3))), "sum 1"),
         (lambda: inception_score(np.ones((5, 1))), "10 splits"),
         (lambda: precision_recall(np.eye(3), np.eye(5)), "neighbour 3"),

@@ -1,0 +1,189 @@
+"""What SDEdit's experiments share: pictures and their strokes, a run over many guides, and the two distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gengauge.benchmarks.core.experiments import Context, Measurement, Need
+from gengauge.benchmarks.core.statistics import t_interval
+from gengauge.benchmarks.features.cache import features
+from gengauge.benchmarks.features.extract import extract
+from gengauge.benchmarks.features.networks import load_network
+from gengauge.benchmarks.metrics.faithfulness import l2_norm
+from gengauge.benchmarks.metrics.kernel import kid
+from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.benchmarks.papers.sdedit.priors import PRIORS
+from gengauge.benchmarks.zoo import ddpm_cat
+from gengauge.benchmarks.zoo.entries import FRESH_SEED
+from gengauge.datasets import weights, world
+from gengauge.datasets.catalogue import data_folder, data_set
+from gengauge.datasets.lsun import LMDBSet
+from gengauge.datasets.sets import DataNotFound
+from gengauge.reference.nets.lpips import LPIPS, Trunk, from_carrier_keys
+from gengauge.reference.sdedit.editing import Behaviour, Network, Step, edit, edit_ve, from_noise
+from gengauge.reference.sdedit.schedule import DDPM, VESchedule
+
+WORLD = "world"
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How guides are edited: the prior by key, t0, K (`repeats`), and at most `batch` pictures at once.
+
+    `steps_per_unit` is how many steps a run from t0 = 1 would take: 1,000 are DDPM's own. With `clamp` the clean
+    picture that the network sees is cut to [-1, 1], which the published code does not do.
+    """
+
+    prior: str
+    t0: float = 0.5
+    steps_per_unit: int = 1000
+    repeats: int = 1
+    clamp: bool = False
+    batch: int = 64
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.t0 * self.steps_per_unit))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where guides are made from: the `source` (the world, or a data set by key), and how many of its pictures.
+
+    Every seed paints `count` pictures; the realism of all results is measured against `references`.
+    """
+
+    source: str
+    count: int
+    references: int
+
+    def load(self, context: Context) -> tuple[Tensor, Tensor]:
+        """The pictures of this seed and the references, uint8 (count, 3, R, R) and (references, 3, R, R).
+
+        Of the world each seed paints its own pictures, none of the references; of a data set the first ones, which
+        are references too, as published. Raises DataNotFound, and ValueError for a set with too few pictures.
+        """
+        if self.source == WORLD:
+
+            def fresh(first: int, count: int) -> Tensor:
+                return world.pictures(
+                    FRESH_SEED, range(first, first + count), ddpm_cat.RESOLUTION, species=ddpm_cat.SPECIES
+                )
+
+            return fresh(self.references + context.seed * self.count, self.count), fresh(0, self.references)
+        entry = data_set(self.source)
+        place = entry.find(context.data)
+        if place is None:
+            raise DataNotFound(entry.what, [context.data or "no data folder"], entry.remedy)
+        lmdb = LMDBSet(place, 256, limit=self.references, resample="bilinear")
+        if len(lmdb) < self.references:
+            raise ValueError(f"{place} holds {len(lmdb)} pictures; {self.references} are needed")
+        pictures = lmdb.pictures(range(self.references))
+        return pictures[: self.count], pictures
+
+    def needs(self, data: Path | None) -> tuple[Need, ...]:
+        """For `--dry-run`."""
+        return (Need("pictures", Path("embedded world")),) if self.source == WORLD else (data_need(self.source, data),)
+
+
+def data_need(key: str, data: Path | None) -> Need:
+    """A data set of the catalogue, with the places looked in."""
+    root, entry = data or data_folder(), data_set(key)
+    looked = tuple(str(root / mark) for mark in entry.marks) if root else ("no data folder: give --data DIR",)
+    return Need(f"{entry.key}: {entry.what}", entry.find(root), looked, entry.remedy)
+
+
+def run_edit(
+    network: Network,
+    s: Sampling,
+    guides: Tensor,
+    generator: torch.Generator,
+    editable: Tensor | None = None,
+    tell: Tell = lambda done, total: None,
+) -> Tensor:
+    """Edits guides uint8 (N, 3, R, R) on the generator's device, to uint8 on the CPU; `editable` bool (N, 1, R, R)."""
+    prior, out = PRIORS[s.prior], []
+    parts = range(0, len(guides), s.batch)
+    for number, start in enumerate(parts):
+        part = slice(start, start + s.batch)
+        guide = guides[part].to(generator.device).float() / 255
+        mask = None if editable is None else editable[part].to(generator.device)
+
+        def told(step: Step, before: int = number) -> None:
+            tell(before * step.total + step.number, len(parts) * step.total)
+
+        if prior.score:
+            made = edit_ve(
+                network,
+                guide,
+                VESchedule(),
+                mask,
+                t0=s.t0,
+                steps=s.steps,
+                repeats=s.repeats,
+                generator=generator,
+                callback=told,
+            )
+            made = 2 * made - 1
+        else:
+            behaviour = Behaviour(clamp=s.clamp)
+            levels = DDPM.levels(s.t0, None if s.steps_per_unit == DDPM.steps else s.steps)
+            reverse = from_noise(network, levels, behaviour)
+            made = edit(
+                reverse,
+                2 * guide - 1,
+                levels,
+                mask,
+                repeats=s.repeats,
+                behaviour=behaviour,
+                generator=generator,
+                callback=told,
+            )
+        out.append(to_uint8(made.cpu()))
+    return torch.cat(out)
+
+
+class Scores:
+    """KID of results to references uint8 (M, 3, R, R), whose features are computed once for all jobs."""
+
+    def __init__(self, references: Tensor, device: str) -> None:
+        self.device, self.inception = device, load_network("inception")
+        self.references = features(references, self.inception, device=device)
+
+    def kid(self, row: str, results: Tensor, step: int | None = None) -> Measurement:
+        """Of results uint8 (N, 3, R, R)."""
+        found = kid(self.references, extract(results, self.inception, device=self.device))
+        interval = "95 % jackknife over pictures"
+        return Measurement(row, "kid", found.value, found.low, found.high, interval, len(results), step)
+
+
+def l2(row: str, guides: Tensor, results: Tensor, step: int | None = None) -> Measurement:
+    """The mean over pictures, uint8 (N, 3, R, R), of the norm of the difference from the guide, pixels in [0, 1]."""
+    found = t_interval(l2_norm(guides.float() / 255, results.float() / 255).tolist())
+    interval = "95 % t over pictures"
+    return Measurement(row, "l2", found.mean, found.low, found.high, interval, found.count, step)
+
+
+def load_lpips(trunk: Trunk, device: str) -> LPIPS:
+    """LPIPS with its published weights, in eval mode. Raises WeightsNotFound."""
+    network = LPIPS(trunk)
+    network.load_state_dict(from_carrier_keys(weights.load(f"lpips-{trunk}")), strict=False)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def steps_of(context: Context, total: int) -> Iterator[Callable[[str], Tell]]:
+    """For each of `total` parts of a job, what tells its progress."""
+    for number in range(total):
+
+        def part(doing: str, before: int = number) -> Tell:
+            return lambda done, of: context.progress(
+                round(1000 * (before + done / of)), 1000 * total, f"{doing}: step {done} of {of}"
+            )
+
+        yield part
