@@ -29,7 +29,7 @@ SPECIES = "cat"
 PICTURES = 30_000
 SEED = 0
 BATCH = 32
-KIMG = 384
+KIMG = 336
 CONFIG = UNetConfig(RESOLUTION, 32, (1, 2, 4), 1, (8,), temb_ch=128, num_groups=16)
 RECIPE = Recipe(CONFIG, batch=BATCH, lr=4e-4, clip=1.0, ema=0.999, bfloat16=True)
 STEPS = 100  # of the samples that the card's distances are of
