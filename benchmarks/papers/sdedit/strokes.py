@@ -255,8 +255,7 @@ STAND_IN = (
     (
         "t0 and steps",
         "0.5 and N = 500 at 256 px",
-        f"{SMALL_PICTURES_T0} at 32 px, where the same noise hides more; of 24 (quick) or 200 (small) respaced steps "
-        "from t0 = 1",
+        f"{SMALL_PICTURES_T0} at 32 px, where the same noise hides more; 24 (quick) or 200 (small) steps from t0 = 1",
     ),
     ("clean picture", "not cut", "cut to [-1, 1]: the errors of a small network add up to another colour"),
     (
