@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from textwrap import wrap
 from typing import Any, cast
 
 import matplotlib
@@ -90,11 +91,10 @@ def curves(table: MeasuredTable, name: str) -> str | None:
     axis = table.axis
 
     def draw(figure: Figure) -> None:
-        axes: list[Axes] = list(
-            figure.subplots(
-                1, len(table.curves), sharey=len({c.column.unit for c in table.curves}) == 1, squeeze=False
-            )[0]
-        )
+        # Parts of one thing, as scores of different pictures, stand on one scale; metrics on their own.
+        parts = {(c.column.unit, c.column.direction) for c in table.curves}
+        shared = len(parts) == 1 and parts.pop()[1] == "none"
+        axes: list[Axes] = list(figure.subplots(1, len(table.curves), sharey=shared, squeeze=False)[0])
         for ax, curve in zip(axes, table.curves, strict=True):
             for row, line in curve.lines.items():
                 i = colours[row]
@@ -102,7 +102,7 @@ def curves(table: MeasuredTable, name: str) -> str | None:
                 marker = "." if len(steps) < 10 else ""
                 ax.plot(steps, mean, STYLES[i % 4], marker=marker, color=COLOURS[i % len(COLOURS)], label=short(row))
                 ax.fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
-            ax.set_title(curve.column.metric, fontsize=9, wrap=True)
+            ax.set_title("\n".join(wrap(curve.column.metric, 42)), fontsize=9)
             ax.set_xlabel(axis.name)
             if axis.log:
                 ax.set_xscale("log")
