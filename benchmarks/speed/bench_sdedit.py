@@ -77,7 +77,7 @@ def make(form: str, network: DDPMUNet) -> Step:
     if form == "engine":
         return ours(Engine(network, everywhere()).full)
     if form == "bfloat16":
-        return ours(in_type(network.to(torch.bfloat16, memory_format=torch.channels_last), torch.bfloat16))
+        return ours(in_type(network.bfloat16().to(memory_format=torch.channels_last), torch.bfloat16))
     if form == "compiled":
         return ours(torch.compile(network.to(memory_format=torch.channels_last)))
     return ours(network.to(memory_format=torch.channels_last) if form == "channels_last" else network)
