@@ -55,7 +55,7 @@ def make(
 ) -> None:
     """Trains for `kimg` thousand pictures, with states in `work`, and writes weights and card into `folder`."""
     exact_float32()
-    schedule = Schedule(round(kimg * 1000 / BATCH), snapshot_every=1000, save_every=500, log_every=50)
+    schedule = Schedule(max(1, round(kimg * 1000 / BATCH)), snapshot_every=1000, save_every=500, log_every=50)
     trained = train(
         lambda: Training(RECIPE, device),
         entries.world_batches(NAME, SPECIES, PICTURES, RESOLUTION, SEED, BATCH),
@@ -80,11 +80,11 @@ def make(
 
 
 def sample(network: DDPMUNet, samples: int, device: str, steps: int = STEPS) -> Iterator[Tensor]:
-    """Batches of at least `samples` cats, uint8 (100, 3, 32, 32): SDEdit of nothing, from pure noise."""
+    """Batches of at least `samples` cats, uint8 (N, 3, 32, 32), N up to 100: SDEdit of nothing, from pure noise."""
     generator = torch.Generator(device).manual_seed(SEED)
     levels = DDPM.levels(steps=steps)
     # As in DDPM's own sampler: from pure noise a small network's errors would add up to another colour.
     reverse = from_noise(network.to(device), levels, Behaviour(clamp=True))
-    nothing = torch.zeros(100, 3, RESOLUTION, RESOLUTION, device=device)
+    nothing = torch.zeros(min(100, samples), 3, RESOLUTION, RESOLUTION, device=device)
     for _ in range(-(-samples // 100)):
         yield to_uint8(edit(reverse, nothing, levels, generator=generator))

@@ -96,9 +96,9 @@ def make(
 
 
 def sample(network: Generator, samples: int, device: str) -> Iterator[Tensor]:
-    """Batches of at least `samples` cats, uint8 (100, 3, 32, 32)."""
+    """Batches of at least `samples` cats, uint8 (N, 3, 32, 32), N up to 100."""
     generator = torch.Generator(device).manual_seed(SEED)
     network = network.to(device)
     for _ in range(-(-samples // 100)):
-        latents = torch.randn(100, network.z_dim, generator=generator, device=device)
+        latents = torch.randn(min(100, samples), network.z_dim, generator=generator, device=device)
         yield to_uint8(network(latents, generator=generator))

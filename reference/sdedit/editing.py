@@ -94,10 +94,24 @@ def edit(
 
 def from_noise(network: Network, levels: Levels, behaviour: Behaviour = PUBLISHED) -> Reverse:
     """The reverse step of a network that tells the noise: network(x, t (N,) float32) as x."""
+    return _ancestral(lambda x, i: network(x, _time(x, levels.times[i].item())), levels, behaviour)
+
+
+def from_score(score: Network, levels: Levels, behaviour: Behaviour = PAPER) -> Reverse:
+    """The reverse step of a network that tells the score: score(x, t (N,)) as x, t in (0, 1] with continuous levels."""
+
+    def noise(x: Tensor, i: int) -> Tensor:
+        return -math.sqrt(1 - levels.abar[i].item()) * score(x, _time(x, levels.times[i].item()))
+
+    return _ancestral(noise, levels, behaviour)
+
+
+def _ancestral(noise: Callable[[Tensor, int], Tensor], levels: Levels, behaviour: Behaviour) -> Reverse:
+    """DDPM's reverse step (Ho et al. 2020, algorithm 2), of what tells the noise from a picture and its level."""
 
     def reverse(x: Tensor, i: int) -> tuple[Tensor, float]:
         beta, abar = levels.betas[i].item(), levels.abar[i].item()
-        eps = network(x, _time(x, levels.times[i].item()))
+        eps = noise(x, i)
         if behaviour.clamp:
             clean = ((x - math.sqrt(1 - abar) * eps) / math.sqrt(abar)).clamp(-1, 1)
             eps = (x - math.sqrt(abar) * clean) / math.sqrt(1 - abar)
@@ -106,16 +120,6 @@ def from_noise(network: Network, levels: Levels, behaviour: Behaviour = PUBLISHE
         return mean, math.sqrt(variance)
 
     return reverse
-
-
-def from_score(score: Network, levels: Levels, behaviour: Behaviour = PAPER) -> Reverse:
-    """The reverse step of a network that tells the score: score(x, t (N,)) as x, t in (0, 1] with continuous levels."""
-    spread = {t: math.sqrt(1 - abar) for t, abar in zip(levels.times.tolist(), levels.abar.tolist(), strict=True)}
-
-    def noise(x: Tensor, t: Tensor) -> Tensor:
-        return -spread[t[0].item()] * score(x, t)
-
-    return from_noise(noise, levels, behaviour)
 
 
 def from_learned_variance(
@@ -127,7 +131,8 @@ def from_learned_variance(
     lies. `gradient`(x, t) as x is that of the log probability of the class, times the scale of guidance.
     """
     before = torch.cat([torch.ones_like(levels.abar[:1]), levels.abar[:-1]])
-    small = torch.cat([levels.small[1:2], levels.small[1:]]).log()  # the first would be log 0
+    # The first would be log 0, and takes the second's where there is one.
+    small = torch.cat([levels.small[1:2], levels.small[1:]]).log() if len(levels) > 1 else levels.betas.log()
 
     def reverse(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         beta, abar, last = levels.betas[i].item(), levels.abar[i].item(), before[i].item()

@@ -21,16 +21,22 @@ class ExactDenoiser:
 
     def clean(self, x: Tensor, t: Tensor) -> Tensor:
         """The mean of the pictures that `x` may have been made of, each weighed by its probability, as x."""
-        abar = self.abar[t.long()].to(x.dtype)[:, None]
+        abar = self.abar[t.long()][:, None]
+        signal, share, variance = (factor.to(x.dtype) for factor in (abar.sqrt(), abar, 1 - abar))
         # -|x - sqrt(abar) y|^2 / (2 (1 - abar)), without what all y share.
-        closeness = abar.sqrt() * (x.flatten(1) @ self._rows.T) - 0.5 * abar * self._squares
-        return (torch.softmax(closeness / (1 - abar), 1) @ self._rows).view(x.shape)
+        closeness = signal * (x.flatten(1) @ self._rows.T) - 0.5 * share * self._squares
+        return (torch.softmax(closeness / variance, 1) @ self._rows).view(x.shape)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        abar = self.abar[t.long()].to(x.dtype).view(-1, 1, 1, 1)
-        return (x - abar.sqrt() * self.clean(x, t)) / (1 - abar).sqrt()
+        signal, deviation = self._factors(x, t)
+        return (x - signal * self.clean(x, t)) / deviation
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """The gradient of the noisy distribution's log density, as x."""
-        abar = self.abar[t.long()].to(x.dtype).view(-1, 1, 1, 1)
-        return (abar.sqrt() * self.clean(x, t) - x) / (1 - abar)
+        signal, deviation = self._factors(x, t)
+        return (signal * self.clean(x, t) - x) / deviation**2
+
+    def _factors(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the clean picture and of the noise in `x`, (N, 1, 1, 1); made in float64, for abar is near 1 at first."""
+        abar = self.abar[t.long()].view(-1, 1, 1, 1)
+        return abar.sqrt().to(x.dtype), (1 - abar).sqrt().to(x.dtype)

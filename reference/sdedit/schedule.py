@@ -67,7 +67,7 @@ class VPSchedule:
 
         Native ones are the published code's, in its precision: betas and shares in float32. Those that are asked for
         by number are made of the shares' ratios (Nichol and Dhariwal 2021, section 4), which keeps the noise of each
-        time, in float64; the first and the last level are always among them.
+        time, in float64; the last level is always among them, and with two or more the first.
 
         Raises ValueError for t0 outside (0, 1], one below the first step, and for more steps than there are.
         """
@@ -148,9 +148,11 @@ class VESchedule:
         return [self.sigma(t0 * n / steps) for n in range(steps + 1)]
 
     def error_bound(self, t0: float, score: float, values: int, delta: float = 0.01) -> float:
-        """What the squared distance from guide to result stays below with probability 1 - delta (proposition 1).
+        """What proposition 1 says that the squared distance stays below with probability 1 - delta, guide to result.
 
-        `score` bounds the score's squared norm everywhere, `values` is how many a picture has.
+        `score` bounds the score's squared norm everywhere, `values` is how many a picture has. The bound is of the
+        noise of the way back alone: where the score is 0 it holds from the guide with its noise at t0, and the guide
+        itself is about twice as far.
         """
         variance = self.sigma(t0) ** 2
         unlikely = math.log(delta)

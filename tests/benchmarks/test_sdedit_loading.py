@@ -106,6 +106,15 @@ def test_the_published_trainers_containers_are_what_they_write(tmp_path: Path) -
     assert (content["ema"]["decay"], content["step"]) == (0.5, 5)
 
 
+def test_a_network_that_was_loaded_and_so_frozen_is_written_as_one_that_was_not(tmp_path: Path) -> None:
+    network = NCSNpp(SCORE)
+    own, averaged = {k: v.clone() for k, v in network.state_dict().items()}, moved(network)
+    save_network(network, tmp_path / "a", "score", averaged)
+    save_network(load_network(tmp_path / "a", ema=False), tmp_path / "b", "score", averaged)
+    assert holds(load_network(tmp_path / "b", ema=True), averaged)
+    assert holds(load_network(tmp_path / "b", ema=False), own)
+
+
 def test_an_ordered_dict_of_half_precision_becomes_float32(tmp_path: Path) -> None:
     network = DDPMUNet(UNET)
     torch.save(OrderedDict((k, v.half()) for k, v in network.state_dict().items()), tmp_path / "church_outdoor.ckpt")

@@ -115,6 +115,8 @@ def save_network(
     Raises ValueError for averaged weights that are not complete, for "score" of another network and for "diffusers" of
     one that UNet2DModel cannot express.
     """
+    if isinstance(network, NCSNpp):
+        network = _trainable(network)
     state = _plain(network)
     one = {**state, **averaged} if averaged is not None else state
     missing = [name for name in _trained(network, state) if averaged is not None and name not in averaged]
@@ -141,6 +143,13 @@ def _plain(network: Network) -> dict[str, Tensor]:
     state = network.state_dict()
     fused = isinstance(network, DDPMUNet) and network.fused
     return ddpm_unet.unfuse(state, network.config) if fused else state  # type: ignore[arg-type]
+
+
+def _trainable(network: NCSNpp) -> NCSNpp:
+    """The same network, frozen only where it always is: a loaded one no longer tells which weights are averaged."""
+    fresh = NCSNpp(network.config)
+    fresh.load_state_dict(network.state_dict())
+    return fresh
 
 
 def _trained(network: Network, state: Mapping[str, Tensor]) -> list[str]:

@@ -25,6 +25,8 @@ EXACT_PICTURES = 2000
 class Prior:
     """A prior of the table's data. `weights` are keys of the same network from several places; the first found serves.
 
+    Where none is found a person is told how to get the first.
+
     A `score` one is variance-exploding: it tells the score of pictures in [0, 1] at a noise level. The others tell the
     noise of pictures in [-1, 1] at a step of 1,000.
     """
@@ -71,7 +73,8 @@ def exact_denoiser(device: str) -> ExactDenoiser:
 
 
 def _ddpm(key: str, what: str) -> Prior:
-    keys = (f"sdedit-{key}", f"ddim-{key}", f"ddpm-ema-{key}-256")
+    # SDEdit's own files are no longer to be had.
+    keys = (f"ddim-{key}", f"sdedit-{key}", f"ddpm-ema-{key}-256")
     return Prior(
         f"DDPM U-Net, {what}", 256, tuple(k for k in keys if k in PUBLISHED), build=lambda: DDPMUNet(CHURCH_256)
     )

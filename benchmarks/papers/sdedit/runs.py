@@ -56,12 +56,14 @@ class Sampling:
 class Pictures:
     """Where guides are made from: the `source` (the world, or a data set by key), and how many of its pictures.
 
-    Every seed paints `count` pictures; the realism of all results is measured against `references`.
+    Every seed paints `count` pictures; the realism of all results is measured against `references`. Those of a data
+    set are brought to `resolution` px.
     """
 
     source: str
     count: int
     references: int
+    resolution: int = 256
 
     def load(self, context: Context) -> tuple[Tensor, Tensor]:
         """The pictures of this seed and the references, uint8 (count, 3, R, R) and (references, 3, R, R).
@@ -81,7 +83,7 @@ class Pictures:
         place = entry.find(context.data)
         if place is None:
             raise DataNotFound(entry.what, [context.data or "no data folder"], entry.remedy)
-        lmdb = LMDBSet(place, 256, limit=self.references, resample="bilinear")
+        lmdb = LMDBSet(place, self.resolution, limit=self.references, resample="bilinear")
         if len(lmdb) < self.references:
             raise ValueError(f"{place} holds {len(lmdb)} pictures; {self.references} are needed")
         pictures = lmdb.pictures(range(self.references))
@@ -161,6 +163,12 @@ class Scores:
         found = kid(self.references, extract(results, self.inception, device=self.device))
         interval = "95 % jackknife over pictures"
         return Measurement(row, "kid", found.value, found.low, found.high, interval, len(results), step)
+
+    def kid_of_halves(self, row: str) -> Measurement:
+        """Of one half of the references to the other: what other real pictures have, where there are no others."""
+        half = len(self.references) // 2
+        found = kid(self.references[half:], self.references[:half])
+        return Measurement(row, "kid", found.value, found.low, found.high, "95 % jackknife over pictures", half)
 
 
 def l2(row: str, guides: Tensor, results: Tensor, step: int | None = None) -> Measurement:
