@@ -32,7 +32,7 @@ BATCH = 32
 KIMG = 336
 CONFIG = UNetConfig(RESOLUTION, 32, (1, 2, 4), 1, (8,), temb_ch=128, num_groups=16)
 RECIPE = Recipe(CONFIG, batch=BATCH, lr=4e-4, clip=1.0, ema=0.999, bfloat16=True)
-STEPS = 100  # of the samples that the card's distances are of
+STEPS = 50  # of the samples that the card's distances are of
 
 
 def load(folder: Path = FOLDER) -> DDPMUNet:
@@ -51,7 +51,7 @@ def card(folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def make(
-    folder: Path, work: Path, device: str, kimg: float = KIMG, samples: int = 2000, tell: Tell | None = None
+    folder: Path, work: Path, device: str, kimg: float = KIMG, samples: int = 1000, tell: Tell | None = None
 ) -> None:
     """Trains for `kimg` thousand pictures, with states in `work`, and writes weights and card into `folder`."""
     exact_float32()
