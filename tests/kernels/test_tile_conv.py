@@ -304,6 +304,23 @@ def test_many_tiles_and_channels(kernel: int, channels: tuple[int, int]) -> None
 
 @needs_native
 @pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("depth", [192, 239])
+@pytest.mark.parametrize("count", [57, 113, 225])
+def test_the_last_of_several_chunks(depth: int, count: int) -> None:
+    """It has fewer tiles than the others, which must not change how much memory its weights take."""
+    draw = Draw(count)
+    size = (60, 60)
+    corners = torch.cartesian_prod(torch.arange(0, 60, 4), torch.arange(0, 60, 4)).int()
+    touched = Touched(corners[torch.randperm(len(corners), generator=draw.generator)[:count]], 4, size)
+    conv = Chosen(draw.normal(40, depth, 3, 3), draw.normal(40), padding=1)
+    sources = [Source(guarded(draw.normal(1, depth, *size)), 0, depth)]
+    case = Case(conv, sources, Prologue(), None, touched, 1, size)
+    for way in ("winograd 2", "winograd 4"):
+        assert_equal(case.computed(way), case, way)
+
+
+@needs_native
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("seed", range(16))
 def test_a_pixel_does_not_depend_on_which_others_are_computed(seed: int) -> None:
     draw = Draw(1000 + seed)
