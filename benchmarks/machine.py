@@ -27,11 +27,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+SOURCES = ("*.py", "*.cpp", "*.h", "*.json")
+
+
 def source_digest(*places: Path) -> str:
-    """A digest of the Python sources in files and folders."""
+    """A digest of the sources in files and folders, and of cards, which tell the networks that come with them."""
     hasher = hashlib.sha256()
     for place in places:
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        for file in sorted(f for kind in SOURCES for f in place.rglob(kind)) if place.is_dir() else [place]:
             hasher.update(file.name.encode() + b"\0" + file.read_bytes())
     return hasher.hexdigest()[:12]
 

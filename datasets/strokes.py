@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from gengauge.datasets.pictures_set import MAX_FILE_BYTES, open_rgb
 from gengauge.datasets.sets import Array, DataNotFound
 
 SAVE = "save it by torch.save([mask, image], path), both (3, H, W) floats in [0, 1], 1 in the mask for pixels to keep"
+Order = Literal["mask, image", "image, mask"]
 COMPOSITE_FOLDERS = ("original", "composite", "mask")
 
 
@@ -40,7 +41,7 @@ class Composite:
     pasted: Tensor
 
 
-def read_mask_and_image(path: Path, order: Literal["mask, image", "image, mask"] = "mask, image") -> Guide:
+def read_mask_and_image(path: Path, order: Order = "mask, image") -> Guide:
     """A guide in the file that the published code reads: a list of mask and image, in this order (its README errs).
 
     Both are (3, H, W) floats in [0, 1]. Pixels where the mask is exactly 1.0 are kept and all others may change, each
@@ -49,6 +50,8 @@ def read_mask_and_image(path: Path, order: Literal["mask, image", "image, mask"]
     Raises FileNotFoundError; UnsafeCheckpoint or DamagedCheckpoint for a file of another kind; ValueError naming what
     must be changed for other shapes, kinds or ranges, and where the two seem to be in the other order.
     """
+    if order not in get_args(Order):
+        raise ValueError(f"the order is {order!r}; it is one of {', '.join(map(repr, get_args(Order)))}")
     tensors = read_tensors(path)
     if set(tensors) != {"0", "1"}:
         raise ValueError(f"{path} holds {len(tensors)} tensors ({', '.join(list(tensors)[:4])}), not two; {SAVE}")
@@ -62,7 +65,13 @@ def read_mask_and_image(path: Path, order: Literal["mask, image", "image, mask"]
             f"{path} seems to hold mask and image in another order than {order!r}: what would be the image has the "
             f"values 0 and 1 only, and the mask has others; name the other order, or {SAVE}"
         )
-    return Guide(image.float(), mask != 1.0)  # before any rounding
+    keep = mask == 1.0  # before any rounding
+    if not keep.any() and mask.any():
+        raise ValueError(
+            f"{path} has a mask with values up to {mask.max().item():.3g} and no 1.0, so that nothing would be kept; "
+            f"make it (mask == mask.max()).float(), or zeros where everything may change, and {SAVE}"
+        )
+    return Guide(image.detach().float(), ~keep)
 
 
 def read_painting(picture: Path, white_is_editable: Path | None = None) -> Guide:
@@ -121,8 +130,11 @@ def _check_part(path: Path, name: str, x: Tensor) -> None:
     if x.ndim != 3 or len(x) != 3 or not x.numel():
         raise ValueError(f"{path} has a {name} {tuple(x.shape)}, not (3, H, W); {SAVE}")
     if not x.is_floating_point():
-        way = f"{name}.float()" if x.dtype == torch.bool else f"{name}.float() / 255"
+        whole = f"{name}.float() / 255" if name == "image" else f"({name} == {name}.max()).float()"
+        way = f"{name}.float()" if x.dtype == torch.bool else whole
         raise ValueError(f"{path} has a {name} of {x.dtype}, not of floats; make it {way}, and {SAVE}")
+    if x.layout != torch.strided or x.is_meta:
+        raise ValueError(f"{path} has a {name} that is no plain tensor; {SAVE}")
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"{path} has a {name} with values from {low:.3g} to {high:.3g}, not in [0, 1]; {SAVE}")

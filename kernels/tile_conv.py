@@ -363,6 +363,7 @@ class TileConv:
 # ----------------------------------------------------------------------------------------------------------------------
 # Weights
 
+
 def _pack(weight: Tensor) -> Tensor:
     """(panels, taps, I, columns)."""
     out, depth, kernel, _ = weight.shape

@@ -175,7 +175,14 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
     present += [r for r in dict.fromkeys(part["row"]) if r not in present]
     final = part[part["step"].isna()]
     lines, present = present, [row for row in present if row in set(final["row"])]
-    cells = {(row, c): _measured(final[final["row"] == row], columns[c]) for row in present for c in columns}
+    without = frozenset(cell for e in experiments for cell in e.without)
+    cells = {
+        (row, c): Measured(None, (), "-", "")
+        if (row, c) in without
+        else _measured(final[final["row"] == row], columns[c])
+        for row in present
+        for c in columns
+    }
     good = final[final["status"] == "ok"]
     keys = zip(good["seed"], good["row"], good["column"], strict=True)
     values = {(int(s), str(r), str(c)): float(v) for (s, r, c), v in zip(keys, good["value"], strict=True)}

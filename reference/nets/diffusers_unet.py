@@ -67,6 +67,9 @@ DEFAULTS: Mapping[str, Any] = {
     "time_embedding_dim": None,
     "num_train_timesteps": None,  # counts for learned embeddings only
 }
+# What no network of this kind has more of: a hostile file must not keep us building.
+MOST = {"layers_per_block": 32, "norm_num_groups": 4096, "sample_size": 65536}
+MOST |= dict.fromkeys(("block_out_channels", "in_channels", "out_channels", "time_embedding_dim"), 65536)
 NEEDED = ("sample_size", "block_out_channels", "down_block_types", "up_block_types")
 PLAIN, ATTENDING = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
 
@@ -181,15 +184,22 @@ def unet_config(settings: Mapping[str, Any]) -> UNetConfig:
         temb_ch=4 * widths[0] if full["time_embedding_dim"] is None else _count(full, "time_embedding_dim"),
         in_channels=_count(full, "in_channels"),
         out_ch=_count(full, "out_channels"),
-        dropout=float(full["dropout"]),
+        dropout=_share(full, "dropout"),
         num_groups=groups,
     )
 
 
+def _share(settings: Mapping[str, Any], name: str) -> float:
+    value = settings[name]
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r}; it must lie in 0..1")
+    return float(value)
+
+
 def _count(settings: Mapping[str, Any], name: str) -> int:
     value = settings[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a number from 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST[name]:
+        raise ValueError(f"{name} is {value!r}; it must be a number from 1 to {MOST[name]}")
     return value
 
 

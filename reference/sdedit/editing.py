@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from gengauge.reference.sdedit.schedule import FACES, LEAST_VARIANCE, Levels, VESchedule
 
 Network = Callable[[Tensor, Tensor], Tensor]
+Variance = Literal["small", "large"]
+KeptNoise = Literal["once", "fresh"]
 # From a noisy picture and the number of its level: mean and standard deviation of the picture one level cleaner.
 Reverse = Callable[[Tensor, int], tuple[Tensor, Tensor | float]]
 
@@ -30,10 +32,27 @@ class Behaviour:
     `clamp`: whether the clean picture that the network sees is cut to [-1, 1], which neither does.
     """
 
-    variance: Literal["small", "large"] = "small"
-    kept_noise: Literal["once", "fresh"] = "once"
+    variance: Variance = "small"
+    kept_noise: KeptNoise = "once"
     last_noise: bool = False
     clamp: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("variance", Variance), ("kept_noise", KeptNoise)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(get_args(kind))}")
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A reverse step, called as one, with the levels that it is of, and its behaviour where it follows one."""
+
+    step: Reverse
+    levels: Levels
+    behaviour: Behaviour | None = None
+
+    def __call__(self, x: Tensor, i: int) -> tuple[Tensor, Tensor | float]:
+        return self.step(x, i)
 
 
 PUBLISHED = Behaviour()
@@ -60,21 +79,24 @@ def edit(
     editable: Tensor | None = None,
     *,
     repeats: int = 1,
-    behaviour: Behaviour = PUBLISHED,
+    behaviour: Behaviour | None = None,
     noises: Iterable[Tensor] | None = None,
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Edits guides in [-1, 1]; the result is not cut to that range.
 
-    `reverse` is made by `from_noise`, `from_score` or `from_learned_variance`. Every repeat (K in the paper) starts
+    `reverse` is made by `from_noise`, `from_score` or `from_learned_variance`, of the same levels; without `behaviour`
+    its own is followed, else the published one. Every repeat (K in the paper) starts
     from the last one's result in editable pixels. `noises` are the draws in order, each as the guide: for every repeat
     one for the start and one a step, the unused last one too; without them they come from the generator.
 
     Kept pixels end with the noise of the first level, 1 % for DDPM's schedule, as in the published code; `paste` puts
-    the original back. Raises ValueError for a guide or mask of the wrong kind.
+    the original back. Raises ValueError for a guide or mask of the wrong kind, and for a step of other levels or of
+    another behaviour.
     """
     _check(guide, editable, repeats)
+    behaviour = _agreed(reverse, levels, behaviour)
     draw = _draws(guide, noises, generator)
     abar = levels.abar.tolist()
     clean = x = guide
@@ -112,6 +134,9 @@ def _ancestral(noise: Callable[[Tensor, int], Tensor], levels: Levels, behaviour
     def reverse(x: Tensor, i: int) -> tuple[Tensor, float]:
         beta, abar = levels.betas[i].item(), levels.abar[i].item()
         eps = noise(x, i)
+        if eps.shape != x.shape:
+            more = "; where it tells the variance too, take from_learned_variance" if len(eps.shape) == 4 else ""
+            raise ValueError(f"the network gave {tuple(eps.shape)} for pictures of {tuple(x.shape)}{more}")
         if behaviour.clamp:
             clean = ((x - math.sqrt(1 - abar) * eps) / math.sqrt(abar)).clamp(-1, 1)
             eps = (x - math.sqrt(abar) * clean) / math.sqrt(1 - abar)
@@ -119,7 +144,7 @@ def _ancestral(noise: Callable[[Tensor, int], Tensor], levels: Levels, behaviour
         variance = max(levels.small[i].item(), LEAST_VARIANCE) if behaviour.variance == "small" else beta
         return mean, math.sqrt(variance)
 
-    return reverse
+    return Made(reverse, levels, behaviour)
 
 
 def from_learned_variance(
@@ -148,7 +173,7 @@ def from_learned_variance(
             mean = mean + variance * gradient(x, t)
         return mean, variance.sqrt()
 
-    return reverse
+    return Made(reverse, levels)
 
 
 @torch.no_grad()
@@ -197,6 +222,17 @@ def in_type(network: Network, dtype: torch.dtype) -> Network:
         return network(x.to(dtype), t).to(x.dtype)
 
     return call
+
+
+def _agreed(reverse: Reverse, levels: Levels, behaviour: Behaviour | None) -> Behaviour:
+    """The behaviour to follow. Raises ValueError where the step was made for something else."""
+    if not isinstance(reverse, Made):
+        return behaviour or PUBLISHED
+    if len(reverse.levels) != len(levels) or not torch.equal(reverse.levels.abar, levels.abar):
+        raise ValueError(f"the reverse step is of {len(reverse.levels)} other levels than these {len(levels)}")
+    if behaviour is not None and reverse.behaviour not in (None, behaviour):
+        raise ValueError(f"the reverse step follows {reverse.behaviour}, this edit {behaviour}")
+    return behaviour or reverse.behaviour or PUBLISHED
 
 
 def _noised(picture: Tensor, abar: float, noise: Tensor) -> Tensor:

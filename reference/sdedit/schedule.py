@@ -115,8 +115,8 @@ def continuous_levels(t0: float, steps: int, beta_min: float = 0.1, beta_max: fl
     """
     if not 0 < t0 <= 1:
         raise ValueError(f"t0 is {t0}; it must lie in (0, 1]")
-    if steps < 1:
-        raise ValueError(f"{steps} steps; at least one is needed")
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"{steps} steps; at least one is needed, and whole ones")
     times = torch.arange(1, steps + 1, dtype=torch.float64) * (t0 / steps)
     betas = (beta_min + times * (beta_max - beta_min)) * (t0 / steps)
     if betas[-1] >= 1:

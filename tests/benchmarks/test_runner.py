@@ -18,6 +18,7 @@ from rich.console import Console
 
 from gengauge.benchmarks.core.store import DamagedPart, read_records
 from gengauge.benchmarks.jobs import Job, select
+from gengauge.benchmarks.machine import source_digest
 from gengauge.benchmarks.runner import run
 
 HERE = Path(__file__).parent
@@ -218,6 +219,17 @@ def test_a_target_chooses_the_experiments_that_fill_it() -> None:
     assert {job.experiment for job in jobs("PAPER", ["toy/toys/better"])} == {"better"}
     assert {job.experiment for job in jobs("PAPER", ["toy/toys"])} == {"good", "better"}
     assert [job.seed for job in jobs("PAPER", seeds=2)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["conv.cpp", "conv.h", "card.json", "code.py"])
+def test_the_codes_digest_tells_native_code_and_the_networks_that_come_with_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "inner").mkdir()
+    file = tmp_path / "inner" / name
+    file.write_text("1")
+    before = source_digest(tmp_path)
+    assert source_digest(tmp_path) == before
+    file.write_text("2")
+    assert source_digest(tmp_path) != before
 
 
 def test_a_jobs_digest_depends_on_what_its_result_depends_on(tmp_path: Path) -> None:

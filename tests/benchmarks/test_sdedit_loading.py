@@ -237,3 +237,18 @@ def test_a_published_prior_is_loaded_from_the_users_file(tmp_path: Path, monkeyp
     assert holds(load_published("ddim-church", ema=False), network.state_dict())
     with pytest.raises(ValueError, match="ddim-church: "):
         network_of({"w": torch.zeros(1)}, UNET, None, "ddim-church")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    network = DDPMUNet(UNET)
+    with torch.no_grad():
+        network.conv_in.bias[0] = value
+    save_network(network, tmp_path / "bad.ckpt")
+    with pytest.raises(ValueError, match=r"conv_in\.bias has values that are not finite"):
+        load_network(tmp_path / "bad.ckpt", UNET)
+
+
+def test_a_layout_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no layout 'nonsense'"):
+        save_network(DDPMUNet(UNET), tmp_path / "x", "nonsense")  # type: ignore[arg-type]

@@ -216,3 +216,22 @@ def test_missing_parts_of_composites_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "original" / "a.png", noise(5, 6))
     with pytest.raises(ValueError, match="bring them to one size"):
         Composites(tmp_path).composite(0)
+
+
+def test_a_mask_that_keeps_nothing_is_meant_otherwise(tmp_path: Path) -> None:
+    """What is not exactly 1.0 may change: a mask of halves, or of 1/255, would keep nothing."""
+    image, half = torch.rand(3, 8, 8), torch.zeros(3, 8, 8)
+    half[:, :4] = 0.5
+    path = tmp_path / "half.pth"
+    torch.save([half, image], path)
+    with pytest.raises(ValueError, match=r"no 1\.0.*mask == mask\.max"):
+        read_mask_and_image(path)
+    torch.save([(half == half.max()).float(), image], path)
+    assert read_mask_and_image(path).editable.float().mean() == 0.5
+    torch.save([(half > 0).to(torch.uint8), image], path)
+    with pytest.raises(ValueError, match=r"mask == mask\.max"):
+        read_mask_and_image(path)
+    torch.save([torch.zeros(3, 8, 8), image], path)
+    assert read_mask_and_image(path).editable.all()
+    with pytest.raises(ValueError, match="the order is"):
+        read_mask_and_image(path, order="foo")  # type: ignore[arg-type]

@@ -503,3 +503,34 @@ def test_times_outside_of_the_process_are_refused(guide: Tensor, t0: float) -> N
 def test_numbers_of_steps_that_do_not_fit_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_step_made_for_something_else_is_refused() -> None:
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+    guide, levels = torch.zeros(1, 3, 4, 4), DDPM.levels(0.1, 5)
+    with pytest.raises(ValueError, match="of 7 other levels"):
+        edit(from_noise(network, DDPM.levels(0.1, 7)), guide, levels)
+    with pytest.raises(ValueError, match="of 5 other levels"):
+        edit(from_noise(network, DDPM.levels(0.2, 5)), guide, levels)
+    with pytest.raises(ValueError, match="follows"):
+        edit(from_noise(network, levels, PAPER), guide, levels, behaviour=PUBLISHED)
+    draws = [torch.full_like(guide, float(k)) for k in range(1, 7)]
+    made = [edit(from_noise(network, levels, PAPER), guide, levels, behaviour=b, noises=draws) for b in (None, PAPER)]
+    assert torch.equal(*made)  # its own behaviour is followed
+    assert not torch.equal(made[0], edit(from_noise(network, levels), guide, levels, noises=draws))
+
+
+@pytest.mark.parametrize("setting", [{"variance": "big"}, {"kept_noise": "onc"}])
+def test_a_behaviour_that_there_is_not_is_refused(setting: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="is one of"):
+        Behaviour(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_network_of_other_channels_is_refused(channels: int) -> None:
+    levels = DDPM.levels(0.1, 2)
+    reverse = from_noise(lambda x, t: x[:, :1].expand(-1, channels, -1, -1), levels)
+    with pytest.raises(ValueError, match="from_learned_variance"):
+        edit(reverse, torch.zeros(1, 3, 4, 4), levels)

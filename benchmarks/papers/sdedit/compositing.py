@@ -166,7 +166,9 @@ def _at(s: Settings, seeds: int, limits: Limits, *protocol: tuple[str, str, str]
 
 STAND_IN = (
     ("pictures", "CelebA-HQ at 256 px, patches pasted by hand", "a cat's face in another cat's picture, 32 px"),
-    ("prior", "NCSN++ of FFHQ (VE), t0 = 0.35, N = 700", "the zoo's U-Net of cats (VP), t0 = 0.3, respaced"),
+    ("prior", "NCSN++ of FFHQ (VE), t0 = 0.35, N = 700", "the zoo's U-Net of cats (VP), t0 = 0.3"),
+    ("steps", "700", "7 (quick) or 60 (small), respaced"),
+    ("clean picture", "not cut", "cut to [-1, 1]"),
 )
 _USUAL = Sampling("zoo", t0=0.3, steps_per_unit=24, clamp=True, batch=32)
 

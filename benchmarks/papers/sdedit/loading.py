@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -117,6 +117,8 @@ def save_network(
     """
     if isinstance(network, NCSNpp):
         network = _trainable(network)
+    if layout not in get_args(Layout):
+        raise ValueError(f"there is no layout {layout!r}; there are {', '.join(get_args(Layout))}")
     state = _plain(network)
     one = {**state, **averaged} if averaged is not None else state
     missing = [name for name in _trained(network, state) if averaged is not None and name not in averaged]
@@ -179,6 +181,10 @@ def _filled(tensors: Mapping[str, Tensor], config: Config, ema: bool | None) -> 
     else:
         state = published_state(tensors, empty, ema)
     for name, value in empty.state_dict().items():
+        if state[name].layout != torch.strided or state[name].is_meta or not state[name].is_floating_point():
+            raise ValueError(f"{name} is no plain tensor of floats")
+        if not state[name].isfinite().all():
+            raise ValueError(f"{name} has values that are not finite: the training diverged, or the file is damaged")
         if state[name].shape != value.shape:
             raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, the network needs {tuple(value.shape)}")
     if isinstance(config, NCSNppConfig):
