@@ -15,3 +15,13 @@ def to_uint8(pictures: Tensor) -> Tensor:
     if not torch.isfinite(pictures).all():
         raise ValueError("pictures hold values that are not finite")
     return (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def to_uint8_truncated(pictures: Tensor) -> Tensor:
+    """uint8 grey levels of pictures in [-1, 1]: floor(255 (x + 1) / 2), saturating; what CUT's code saves.
+
+    Half a level darker in the mean than `to_uint8`. Raises ValueError for values that are not finite.
+    """
+    if not torch.isfinite(pictures).all():
+        raise ValueError("pictures hold values that are not finite")
+    return ((pictures.clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8)

@@ -147,7 +147,10 @@ def _parts(tensors: Mapping[str, Tensor], expected: Sequence[str]) -> tuple[dict
     if all(name.split(".")[0].isdecimal() for name in tensors) and not set(tensors).intersection(expected):
         return _bare(_entry(tensors, LISTED)), _entry(tensors, LISTED_EMA)
     averaged = _entry(tensors, SHADOW) or _entry(tensors, EMA)
-    model = _entry(tensors, MODEL) or {k: v for k, v in tensors.items() if not k.startswith(f"{EMA}.")}
+    rest = {name: value for name, value in tensors.items() if not name.startswith(f"{EMA}.")}
+    # CUT's names begin with "model." themselves: a bare state dict of theirs has no entry of that name.
+    bare = not set(_bare(rest)).isdisjoint(expected)
+    model = rest if bare else _entry(tensors, MODEL) or rest
     return _bare(model), averaged
 
 
