@@ -5,7 +5,7 @@ The tests run it at a tiny size; `make bench` with the 256 px network, where a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -26,18 +26,7 @@ T = 499  # of the step that is timed; all take the same time
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def full_size(request: pytest.FixtureRequest) -> bool:
-    """Whether this measures, and not only tries."""
-    return bool(request.config.getoption("benchmark_enable"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build(config: UNetConfig) -> DDPMUNet:

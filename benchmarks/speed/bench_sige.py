@@ -5,7 +5,6 @@ The tests run them at a tiny size; `make bench` at the sizes of the 256 px netwo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -30,18 +29,7 @@ TINY_MASKS = MaskRecipe(eps=0.01, dilation_before=1, dilation=1, min_size=(16, 1
 BLOCK = Tiling(6, 3, 1, 1)  # the published tiles of a 3x3 convolution
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def full_size(request: pytest.FixtureRequest) -> bool:
-    """Whether this measures, and not only tries."""
-    return bool(request.config.getoption("benchmark_enable"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def touched(size: int) -> Touched:

@@ -10,13 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from gengauge.reference.diffaugment import biggan, recipes, stylegan2
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_biggan_iteration(benchmark: BenchmarkFixture) -> None:

@@ -41,6 +41,11 @@ def prefixes(tensors: dict[str, Tensor], ending: str) -> list[str]:
     return [key.removesuffix(ending) for key in tensors if key.endswith(ending)]
 
 
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
 def assert_close(ours: Tensor, golden: Tensor, absolute: float, relative: float = 0.0) -> None:
     """max |a - b| <= absolute + relative max |b|, for the whole tensor; `absolute` 0 asks for equal bits."""
     assert ours.shape == golden.shape

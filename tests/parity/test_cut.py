@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from goldens import assert_close, files, folder, load, prefixes
+from goldens import assert_close, files, folder, load, prefixes, under
 from PIL import Image
 from torch import Tensor, nn
 
@@ -54,13 +54,7 @@ BASE_RATE = 2e-4  # of the schedules
 READ: set[Path] = set()  # the files that gave a test item
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the goldens were made; rounding depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def items(prefix: str, of: Callable[[dict[str, Tensor]], list[str]]) -> list[Any]:
@@ -75,11 +69,6 @@ def whole(prefix: str) -> list[Any]:
     paths = files(PAPER, prefix)
     READ.update(paths)
     return [pytest.param(path, id=path.stem) for path in paths]
-
-
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def is_true(text: Any) -> bool:

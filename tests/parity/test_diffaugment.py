@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from goldens import assert_close, files, folder, load, prefixes, settings
+from goldens import assert_close, files, folder, load, prefixes, settings, under
 from torch import Tensor
 
 from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
@@ -59,13 +59,7 @@ OPS = {
 READ: set[Path] = set()  # the files that gave a test item
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the goldens were made; rounding depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def cases(prefix: str, ending: str) -> list[object]:
@@ -78,11 +72,6 @@ def items(prefix: str, of: Callable[[dict[str, Tensor]], list[str]]) -> list[obj
     found = [(path, name) for path in files(PAPER, prefix) for name in of(load(path)[0])]
     READ.update(path for path, _ in found)
     return [pytest.param(path, name, id=f"{path.stem}-{name}") for path, name in found]
-
-
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def policy_draws(tensors: dict[str, Tensor], prefix: str) -> tuple[str, list[dict[str, Tensor]] | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from goldens import assert_close, files, folder, load, prefixes
+from goldens import assert_close, files, folder, load, prefixes, under
 from torch import Tensor, nn
 
 from gengauge.benchmarks.metrics.faithfulness import l2_norm, squared_l2
@@ -68,13 +68,7 @@ OTHER_PALETTE = 1.2
 READ: set[Path] = set()  # the files that gave a test item
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the goldens were made; rounding depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def items(prefix: str, of: Callable[[dict[str, Tensor]], list[str]]) -> list[Any]:
@@ -88,11 +82,6 @@ def whole(paths: list[Path]) -> list[Any]:
     """A test item a file."""
     READ.update(paths)
     return [pytest.param(path, id=path.stem) for path in paths]
-
-
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def weights(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

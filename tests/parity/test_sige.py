@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from goldens import assert_close, files, folder, load, prefixes, settings
+from goldens import assert_close, files, folder, load, prefixes, settings, under
 from torch import Tensor, nn
 
 from gengauge.benchmarks.metrics import segmentation
@@ -53,13 +53,7 @@ SCORE = 1e-9
 READ: set[Path] = set()  # the files that gave a test item
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the goldens were made; rounding depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -87,11 +81,6 @@ def matching(pattern: str) -> Callable[[dict[str, Tensor]], list[str]]:
 def times(items: list[Any], *choices: str) -> list[Any]:
     """Each item with each choice."""
     return [pytest.param(*item.values, choice, id=f"{item.id}-{choice}") for item in items for choice in choices]
-
-
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def beside(name: str) -> str:

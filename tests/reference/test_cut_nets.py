@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -30,13 +30,7 @@ from gengauge.reference.nets.translation_resnet import TAPS, ResnetGenerator, no
 PLAIN: dict[str, Any] = {"antialias": False, "antialias_up": False}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The machine is shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ghost(build: Callable[[], nn.Module]) -> nn.Module:

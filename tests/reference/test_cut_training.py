@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,7 @@ TINY_CYCLE = replace(CYCLEGAN, pool_size=3, **NETWORKS)
 PRESETS = {"cut": TINY, "fastcut": TINY_FAST, "sincut": TINY_SIN}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Rounding depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -170,7 +164,7 @@ def test_keys_that_are_reused_give_the_same_numbers_up_to_rounding(name: str) ->
     passes = []
     for training in (lean, reused):
         count = [0]
-        first = training.g.model[1] if recipe.networks == "resnet" else training.g.encoder.convs[1]  # type: ignore
+        first = training.g.get_submodule("model.1" if recipe.networks == "resnet" else "encoder.convs.1")
         first.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
         passes.append(count)
     saved = 0
