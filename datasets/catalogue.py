@@ -8,6 +8,9 @@ from pathlib import Path
 
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 SIGE_DATA = "https://www.cs.cmu.edu/~sige/resources/datasets"  # as in download_dataset.py of lmxyy/sige
+CYCLEGAN_DATA = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets"  # as in CycleGAN's download script
+CUT_DATA = "http://efrosgans.eecs.berkeley.edu/CUT/datasets"  # as in the README of CUT
+CUT_CODE = "taesungp/contrastive-unpaired-translation"
 LOW_SHOT_PAGE = "https://hanlab.mit.edu/projects/data-efficient-gans/datasets"
 
 
@@ -134,6 +137,70 @@ DATA_SETS = (
         "pairs of label maps of Cityscapes, one of them edited",
         "gaugan/download_dataset.py",
         "f51ca362c4f7f0f733132ff9fe24613c",
+    ),
+    DataSet(
+        "horse2zebra",
+        "horses and zebras, 256 px: folders trainA, trainB, testA and testB",
+        ("cut",),
+        ("horse2zebra",),
+        f"download {CYCLEGAN_DATA}/horse2zebra.zip and unpack it in the data folder; datasets/download_cut_dataset.sh "
+        f"of {CUT_CODE} does it",
+    ),
+    DataSet(
+        "cat2dog",
+        "cats and dogs of AFHQ (version 1), 512 px: folders trainA, trainB, testA and testB",
+        ("cut",),
+        ("cat2dog", "afhq/cat2dog"),
+        "get AFHQ with `bash download.sh afhq-dataset` of clovaai/stargan-v2 (its first version, not afhq-v2-dataset), "
+        "and copy or link its folders train/cat, train/dog, val/cat and val/dog as trainA, trainB, testA and testB of "
+        "the folder cat2dog of the data folder",
+    ),
+    DataSet(
+        "cityscapes",
+        "Cityscapes as published: folders leftImg8bit and gtFine",
+        ("cut",),
+        ("cityscapes/leftImg8bit", "leftImg8bit"),
+        "register at https://www.cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip and "
+        "gtFine_trainvaltest.zip, and unpack both into the folder cityscapes of the data folder",
+    ),
+    DataSet(
+        "cityscapes-cut",
+        "Cityscapes prepared for CUT, 256 px: folders trainA (photographs), trainB (label maps), testA and testB",
+        ("cut",),
+        ("cityscapes-cut",),
+        "get cityscapes, and prepare it into the folder cityscapes-cut of the data folder with `gengauge prepare "
+        f"cityscapes`, as datasets/prepare_cityscapes_dataset.py of {CUT_CODE} does",
+    ),
+    DataSet(
+        "cityscapes-val-for-cut",
+        "the validation pictures of Cityscapes as the authors of CUT prepared them: folders valA and valB",
+        ("cut",),
+        ("cityscapes_val", "cityscapes_val_for_CUT"),
+        f"download {CUT_DATA}/cityscapes_val_for_CUT.tar into the data folder and unpack it there; valA and valB "
+        "belong into its folder cityscapes_val",
+    ),
+    DataSet(
+        "grumpifycat",
+        "88 Russian Blue cats and 214 pictures of Grumpy Cat: folders trainA and trainB",
+        ("cut",),
+        ("grumpifycat",),
+        f"run `bash ./datasets/download_cut_dataset.sh grumpifycat` of {CUT_CODE} and move what it makes, "
+        "datasets/grumpifycat, into the data folder",
+    ),
+    DataSet(
+        "single_image_monet_etretat",
+        "a painting of Monet and a photograph of Etretat, one picture a domain: folders trainA and trainB",
+        ("cut",),
+        ("single_image_monet_etretat",),
+        f"copy datasets/single_image_monet_etretat of {CUT_CODE} into the data folder",
+    ),
+    DataSet(
+        "single_image",
+        "a pair of pictures of your own, one a domain: folders trainA and trainB",
+        ("cut",),
+        ("single_image",),
+        "put one picture into the folder single_image/trainA of the data folder and one into single_image/trainB, each "
+        "at least 64 px a side",
     ),
 )
 

@@ -6,6 +6,8 @@ Sizes are in px; where a size is a pair it is (width, height), as Pillow has it.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ Preprocess = Literal[
     "scale_shortside_and_crop", "zoom_and_patch",
 ]  # fmt: skip
 Phase = Literal["train", "test", "val"]
+Direction = Literal["AtoB", "BtoA"]
 Size = tuple[int, int]
 BASE = 4  # sides are rounded to multiples of it after all else, for the networks halve them twice
 SMALLEST_ZOOM = 1 / 3
@@ -142,13 +145,21 @@ def to_tensor(picture: Image.Image) -> Tensor:
 class UnpairedFolders:
     """The pictures of `rootA` and `rootB`, A and B being two folders of one phase, sorted by the text of their paths.
 
-    Where there is no testA the set's valA and valB are its test pictures. Raises DataNotFound (an OSError) naming both
-    folders looked in, ValueError for a folder without pictures.
+    With the direction "BtoA" the two change places: what is called A here, and is translated, are the pictures of B.
+    Where there is no testA the set's valA and valB are its test pictures. A damaged picture is an error when it is
+    read; with `skip_damaged` every picture is decoded once here, and those that cannot be are named in a warning and
+    left out. Raises DataNotFound (an OSError) naming both folders looked in, ValueError for a folder without pictures.
     """
 
-    def __init__(self, root: Path, phase: Phase = "train") -> None:
+    def __init__(
+        self, root: Path, phase: Phase = "train", skip_damaged: bool = False, direction: Direction = "AtoB"
+    ) -> None:
         self.root, self.phase = root, phase
-        self.a, self.b = (FolderSet(_side(root, phase, side), 1, name=f"{phase}{side}") for side in "AB")
+        sides = "AB" if direction == "AtoB" else "BA"
+        self.a, self.b = (FolderSet(_side(root, phase, side), 1, name=f"{phase}{side}") for side in sides)
+        if skip_damaged:
+            _leave_out_damaged(self.a)
+            _leave_out_damaged(self.b)
 
     def __len__(self) -> int:
         """The pictures of an epoch: as many as the larger side has."""
@@ -207,7 +218,7 @@ class UnpairedBatches:
                 yield reals.to(device, non_blocking=True), torch.zeros(len(reals), dtype=torch.long, device=device)
 
     def read(self, iteration: int) -> Tensor:
-        """One batch. Raises ValueError naming a damaged picture, or where pictures come in different sizes."""
+        """One batch. Raises ValueError naming a picture that is damaged or too small, and for several sizes in one."""
         epoch, place = divmod(iteration, self.iterations_per_epoch)
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.epoch)
         random = np.random.default_rng((self.seed, 1, iteration))
@@ -225,8 +236,11 @@ class UnpairedBatches:
                 if index not in decoded:
                     decoded[index] = pictures.original(index)
                 picture = decoded[index]
-                choices = draw(how, picture.size, np.random.default_rng(own[i]))
-                made.append(to_tensor(apply(picture, how, choices)))
+                try:
+                    choices = draw(how, picture.size, np.random.default_rng(own[i]))
+                    made.append(to_tensor(apply(picture, how, choices)))
+                except ValueError as error:
+                    raise ValueError(f"{pictures.files[index]} in {pictures.path}: {error}") from None
         sizes = {tuple(one.shape[1:]) for one in made}
         if len(sizes) > 1:
             raise ValueError(f"pictures of {sorted(sizes)} px make no batch; choose a preprocess that crops or resizes")
@@ -241,6 +255,30 @@ def _side(root: Path, phase: Phase, side: str) -> Path:
             return place
     what = f"the folder {phase}{side} of an unpaired set"
     raise DataNotFound(what, places, f"put the pictures of side {side} there; the other side's lie beside it")
+
+
+def _leave_out_damaged(pictures: FolderSet) -> None:
+    """Raises ValueError where no picture is left."""
+
+    def told(index: int) -> str:
+        try:
+            pictures.original(index)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        damage = dict(zip(pictures.files, pool.map(told, range(len(pictures))), strict=True))
+    damaged = [file for file in pictures.files if damage[file]]
+    if not damaged:
+        return
+    if len(damaged) == len(pictures):
+        raise ValueError(f"{pictures.path} has no picture that can be read: {damage[damaged[0]]}")
+    pictures.files = [file for file in pictures.files if not damage[file]]
+    warnings.warn(
+        f"{len(damaged)} damaged of {len(damage)} pictures in {pictures.path} are left out: {', '.join(damaged)}",
+        stacklevel=3,
+    )
 
 
 def _check_room(size: Size, crop: int) -> None:

@@ -77,6 +77,7 @@ def _sige(key: str, what: str, file: str, md5: str) -> Weights:
 
 
 SDEDIT_BUCKET = "https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints"
+CUT_MODELS = "http://efrosgans.eecs.berkeley.edu/CUT/pretrained_models.tar"  # as in the README of CUT
 DDIM_SHARE = "https://heibox.uni-heidelberg.de/f"  # as in functions/ckpt_util.py of ermongroup/ddim
 SCORE_DRIVE = "https://drive.google.com/drive/folders"  # as in the README of yang-song/score_sde_pytorch
 
@@ -110,6 +111,18 @@ def _diffusers(key: str, what: str, name: str) -> Weights:
         None,
         None,
         f"hf download google/{name} --local-dir {name} gives its diffusion_pytorch_model.safetensors or .bin",
+    )
+
+
+def _cut(method: str, data: str) -> Weights:
+    """A generator in the archive of all six, which the user unpacks: only his own file is read here."""
+    folder = f"{data}_{method.lower()}_pretrained"
+    return Weights(
+        f"{method.lower()}-{data}",
+        f"{method}'s generator of {data}, 256 px",
+        None,
+        None,
+        f"wget {CUT_MODELS} && tar -xf pretrained_models.tar gives checkpoints/{folder}/latest_net_G.pth",
     )
 
 
@@ -240,6 +253,15 @@ WEIGHTS = {
             "fetch drn-d-105_ms_cityscapes.pth (md5 22f6aac9dc4dcf255bad997463fd40d0) with the download in "
             "gaugan/metrics/miou_score.py of lmxyy/sige, which asks Google Drive for it",
         ),
+        Weights(
+            "drn-d-22-cityscapes",
+            "DRN-D-22 segmentation of Cityscapes, 19 classes; not the network of CUT's scores, which is not published",
+            None,
+            None,
+            "download drn_d_22_cityscapes.pth from http://go.yf.io/drn-cityscapes-models, to which the README of "
+            "fyu/drn points",
+        ),
+        *(_cut(method, data) for data in ("cityscapes", "horse2zebra", "cat2dog") for method in ("CUT", "FastCUT")),
         Weights(
             "sd-v1-4",
             "Stable Diffusion 1.4: U-Net, autoencoder and text encoder (CreativeML Open RAIL-M licence, 4.3 GB)",

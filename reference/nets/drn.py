@@ -18,15 +18,18 @@ CLASSES = 19  # of Cityscapes' evaluation
 # Of Cityscapes' photographs in [0, 1], red, green and blue.
 MEAN, DEVIATION = (0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0.184475)
 STRIDE = 8  # of the trunk; the enlargement undoes it
-CHANNELS = (16, 32, 64, 128, 256, 512, 512, 512)  # of layers 1 to 8
 
 
 @dataclass(frozen=True)
 class DRNConfig:
-    """Which block the residual layers 3 to 6 have, and how many of each; the other layers are single convolutions."""
+    """Which block the residual layers 3 to 6 have, and how many of each; the other layers are single convolutions.
+
+    `channels` are those of layers 1 to 8; a bottleneck gives four times as many.
+    """
 
     block: Literal["basic", "bottleneck"]
     blocks: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int, int, int, int, int] = (16, 32, 64, 128, 256, 512, 512, 512)
 
 
 DRN_D_22 = DRNConfig("basic", (2, 2, 2, 2))
@@ -87,20 +90,21 @@ class DRN(nn.Module):
     def __init__(self, config: DRNConfig = DRN_D_22, classes: int = CLASSES) -> None:
         super().__init__()
         kind = BasicBlock if config.block == "basic" else Bottleneck
-        layers: list[nn.Module] = [_single(3, CHANNELS[0], 1, 1, kernel=7)]
-        width = CHANNELS[0]
-        for channels, stride in zip(CHANNELS[:2], (1, 2), strict=True):
+        widths = config.channels
+        layers: list[nn.Module] = [_single(3, widths[0], 1, 1, kernel=7)]
+        width = widths[0]
+        for channels, stride in zip(widths[:2], (1, 2), strict=True):
             layers.append(_single(width, channels, stride, 1))
             width = channels
         for channels, count, (stride, dilation) in zip(
-            CHANNELS[2:6], config.blocks, ((2, 1), (2, 1), (1, 2), (1, 4)), strict=True
+            widths[2:6], config.blocks, ((2, 1), (2, 1), (1, 2), (1, 4)), strict=True
         ):
             blocks: list[nn.Module] = []
             for i in range(count):
                 blocks.append(kind(width, channels, stride if i == 0 else 1, dilation))
                 width = channels * kind.expansion
             layers.append(nn.Sequential(*blocks))
-        for channels, dilation in zip(CHANNELS[6:], (2, 1), strict=True):
+        for channels, dilation in zip(widths[6:], (2, 1), strict=True):
             layers.append(_single(width, channels, 1, dilation))
             width = channels
         self.base = nn.Sequential(*layers)

@@ -275,7 +275,7 @@ def test_published_checkpoints_have_an_address_and_an_md5(monkeypatch: pytest.Mo
         assert weights.find(key) is None
 
 
-@pytest.mark.parametrize("key", ["drn-d-105-cityscapes", "sd-v1-4"])
+@pytest.mark.parametrize("key", ["drn-d-105-cityscapes", "drn-d-22-cityscapes", "cut-horse2zebra", "sd-v1-4"])
 def test_a_file_without_an_address_says_where_to_put_it(
     key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

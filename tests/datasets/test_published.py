@@ -17,6 +17,10 @@ KEYS = (
     "AnimalFace-dog", "ffhq", "lsun-cat", "imagenet",
 )  # fmt: skip
 PAIRS = ("church_outdoor_sdedit", "cityscapes-edit")
+UNPAIRED = (
+    "horse2zebra", "cat2dog", "cityscapes", "cityscapes-cut", "cityscapes-val-for-cut", "grumpifycat",
+    "single_image_monet_etretat", "single_image",
+)  # fmt: skip
 LOW_SHOT = [key for key in KEYS if "-shot-" in key or key.startswith("AnimalFace")]
 
 
@@ -34,7 +38,7 @@ def values(key: str, root: Path, resolution: int, split: str = "train") -> list[
 def test_the_catalogue_has_every_key_once() -> None:
     keys = [entry.key for entry in DATA_SETS]
     assert len(set(keys)) == len(keys)
-    assert {*KEYS, *PAIRS} <= set(keys)
+    assert {*KEYS, *PAIRS, *UNPAIRED} <= set(keys)
     with pytest.raises(KeyError, match="no data set 'celeba'; there are cifar10"):
         data_set("celeba")
 
@@ -63,6 +67,16 @@ def test_a_split_that_a_set_lacks_is_named(tmp_path: Path, key: str) -> None:
 def test_a_set_of_pairs_has_a_reader_of_its_own(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match=f"{key} holds pairs.*datasets.edits"):
         open_set(key, tmp_path, 32)
+
+
+@pytest.mark.parametrize("key", UNPAIRED)
+def test_unpaired_sets_are_found_and_say_how_they_are_got(tmp_path: Path, key: str) -> None:
+    entry = data_set(key)
+    assert entry.papers == ("cut",)
+    assert "data folder" in entry.remedy
+    assert entry.find(tmp_path) is None
+    (tmp_path / entry.marks[0]).mkdir(parents=True)
+    assert entry.find(tmp_path) == tmp_path / entry.marks[0]
 
 
 @pytest.mark.parametrize("key", LOW_SHOT)

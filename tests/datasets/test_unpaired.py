@@ -86,6 +86,62 @@ def test_a_damaged_picture_is_named(root: Path) -> None:
         list(islice(batches.start(0, "cpu"), 60))
 
 
+def test_damaged_pictures_are_left_out_only_where_that_is_asked_for(root: Path, recwarn: Any) -> None:
+    for name in ("1.png", "3.png"):
+        whole = (root / "trainB" / name).read_bytes()
+        (root / "trainB" / name).write_bytes(whole[: len(whole) // 2])
+    assert len(UnpairedFolders(root).b) == 5
+    assert len(UnpairedFolders(root, skip_damaged=True).a) == 3
+    assert [str(w.message).partition(" in ")[0] for w in recwarn] == ["2 damaged of 5 pictures"]
+    with pytest.warns(UserWarning, match=r"2 damaged of 5 pictures in .*trainB are left out: 1\.png, 3\.png") as caught:
+        folders = UnpairedFolders(root, skip_damaged=True)
+    assert Path(caught[0].filename).name == Path(__file__).name
+    assert [folders.file("B", i) for i in range(len(folders.b))] == ["0.png", "2.png", "4.png"]
+    assert np.array_equal(np.asarray(folders.picture("B", 1)), np.asarray(picture(40, 36, 12)))
+    batches = UnpairedBatches(folders, Transform(load_size=34, crop_size=32), 0, 1)
+    assert len(list(islice(batches.start(0, "cpu"), 30))) == 30
+
+
+def test_a_side_of_damaged_pictures_only_is_an_error(root: Path) -> None:
+    for file in (root / "trainA").iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"trainA has no picture that can be read: 0\.png in .*cannot be read"):
+        UnpairedFolders(root, skip_damaged=True)
+
+
+def test_a_picture_smaller_than_its_crop_is_named(root: Path) -> None:
+    picture(30, 40).save(root / "trainA" / "1.png")
+    batches = UnpairedBatches(UnpairedFolders(root), Transform("crop", crop_size=32), 0, 1)
+    with pytest.raises(ValueError, match=r"1\.png in .*trainA: a picture of 30 x 40 px is smaller than its crop"):
+        list(islice(batches.start(0, "cpu"), 5))
+
+
+def test_a_picture_of_odd_sides_gives_batches_of_multiples_of_four(root: Path) -> None:
+    for folder in ("trainA", "trainB"):
+        for file in (root / folder).iterdir():
+            picture(41, 35, len(file.name)).save(file)
+    reals = UnpairedBatches(UnpairedFolders(root), Transform("none"), 0, 2).read(0)
+    assert reals.shape == (4, 3, 36, 40)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_pictures_of_any_kind_are_finite_and_within_bounds(root: Path, mode: str) -> None:
+    for file in (*(root / "trainA").iterdir(), *(root / "trainB").iterdir()):
+        made = picture(40, 36, 5).convert(mode)
+        file.unlink()
+        made.save(file.with_suffix(".jpg" if mode == "CMYK" else ".png"))
+    reals = UnpairedBatches(UnpairedFolders(root), Transform(load_size=50, crop_size=48), 0, 2).read(0)
+    assert reals.isfinite().all()
+    assert -1 <= reals.min() < reals.max() <= 1
+
+
+def test_pictures_of_floats_are_refused(root: Path) -> None:
+    bad = np.full((36, 40), np.nan, np.float32)
+    Image.fromarray(bad).save(root / "trainA" / "0.tif")
+    with pytest.raises(ValueError, match=r"0\.tif in .*more than 8 bits a colour"):
+        UnpairedFolders(root).picture("A", 1)
+
+
 @pytest.mark.parametrize(
     ("how", "size", "expected"),
     [
