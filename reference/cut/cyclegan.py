@@ -22,12 +22,14 @@ from gengauge.reference.cut.losses import (
     LinearSchedule,
     PoolDraws,
     adam,
+    fastest_format,
     gan_loss,
     halves,
+    place,
     set_rate,
 )
 from gengauge.reference.nets.patchgan import PatchDiscriminator
-from gengauge.reference.nets.translation_resnet import ResnetGenerator
+from gengauge.reference.nets.translation_resnet import ResnetGenerator, as_published
 
 Average = Callable[[Iterable[nn.Parameter]], None]
 SIDES = ("A", "B")
@@ -39,6 +41,9 @@ class Recipe:
 
     `lambda_a` and `lambda_b` weigh the cycles, `lambda_identity` the identities relative to them: without it the
     generators see no picture of their own target. `pool_size` is the number of earlier fakes that D may be shown.
+
+    `as_published` makes every pass on its own and uses the published code's operations; otherwise pictures whose
+    numbers do not depend on their batch go through a network together.
     """
 
     lambda_a: float = 10.0
@@ -55,6 +60,7 @@ class Recipe:
     preprocess: str = "resize_and_crop"
     generator: dict[str, Any] = field(default_factory=dict)
     discriminator: dict[str, Any] = field(default_factory=dict)
+    as_published: bool = False
 
     def build(self) -> dict[str, nn.Module]:
         """G_A, G_B, D_A and D_B with the recipe's initial weights, from torch's global generator."""
@@ -77,8 +83,18 @@ class Translations:
     idt_b: Tensor | None = None
 
 
-def translate(g_a: nn.Module, g_b: nn.Module, real_a: Tensor, real_b: Tensor, identities: bool) -> Translations:
-    """Both cycles of a batch, and with `identities` what each generator makes of its own target."""
+def translate(
+    g_a: nn.Module, g_b: nn.Module, real_a: Tensor, real_b: Tensor, identities: bool, together: bool = False
+) -> Translations:
+    """Both cycles of a batch, and with `identities` what each generator makes of its own target.
+
+    With `together` a generator takes the reals of both sides in one pass.
+    """
+    if identities and together:
+        count = len(real_a)
+        of_a, of_b = g_a(torch.cat([real_a, real_b])), g_b(torch.cat([real_b, real_a]))
+        fake_b, idt_a, fake_a, idt_b = of_a[:count], of_a[count:], of_b[:count], of_b[count:]
+        return Translations(fake_b, g_b(fake_b), fake_a, g_a(fake_a), idt_a, idt_b)
     fake_b = g_a(real_a)
     rec_a = g_b(fake_b)
     fake_a = g_b(real_b)
@@ -104,9 +120,11 @@ def generator_loss(
     return out | {"G": torch.stack(list(out.values())).sum()}
 
 
-def discriminator_loss(d: nn.Module, real: Tensor, fake: Tensor, mode: GANMode) -> Tensor:
-    """Half the sum of the losses of reals and of fakes, which pass no gradient."""
-    return (gan_loss(d(real), True, mode).mean() + gan_loss(d(fake.detach()), False, mode).mean()) / 2
+def discriminator_loss(d: nn.Module, real: Tensor, fake: Tensor, mode: GANMode, together: bool = False) -> Tensor:
+    """Half the sum of the losses of reals and of fakes, which pass no gradient; with `together` in one pass of D."""
+    fake = fake.detach()
+    of_real, of_fake = d(torch.cat([real, fake])).chunk(2) if together else (d(real), d(fake))
+    return (gan_loss(of_real, True, mode).mean() + gan_loss(of_fake, False, mode).mean()) / 2
 
 
 class Training:
@@ -122,7 +140,7 @@ class Training:
         networks: dict[str, nn.Module] | None = None,
         processes: int = 1,
         iterations_per_epoch: int | None = None,
-        memory_format: torch.memory_format = torch.channels_last,
+        memory_format: torch.memory_format | None = None,
     ) -> None:
         self.recipe, self.device, self.iteration = recipe, device, 0
         self.batch, self.iterations_per_epoch = recipe.batch // processes, iterations_per_epoch
@@ -130,7 +148,9 @@ class Training:
         self.g = built["G_A"], built["G_B"]
         self.d = built["D_A"], built["D_B"]
         for network in built.values():
-            network.to(device, memory_format=memory_format).train()  # type: ignore[call-overload]
+            place(network, device, memory_format or fastest_format(device))
+            if recipe.as_published:
+                as_published(network)
         self.pools = {f"pool_{side}": ImagePool(recipe.pool_size).to(device) for side in SIDES}
         self.networks: dict[str, nn.Module] = {**built, **self.pools}
         self.optimisers = {
@@ -159,7 +179,8 @@ class Training:
         r, (d_a, d_b) = self.recipe, self.d
         real_a, real_b = halves(reals, self.batch)
         set_rate(self.optimisers.values(), r.lr, r.schedule, self.iteration, self.iterations_per_epoch)
-        made = translate(*self.g, real_a, real_b, r.lambda_identity > 0)
+        together = not r.as_published and all(network.independent for network in (*self.g, *self.d))
+        made = translate(*self.g, real_a, real_b, r.lambda_identity > 0, together)
         for d in self.d:
             d.requires_grad_(False)
         losses = generator_loss(d_a, d_b, real_a, real_b, made, r)
@@ -167,9 +188,9 @@ class Training:
         for d in self.d:
             d.requires_grad_(True)
         fake_b = self.pools["pool_B"].query(made.fake_b, generator, draws)
-        losses["D_A"] = discriminator_loss(d_a, real_b, fake_b, r.gan_mode)
+        losses["D_A"] = discriminator_loss(d_a, real_b, fake_b, r.gan_mode, together)
         fake_a = self.pools["pool_A"].query(made.fake_a, generator, draws)
-        losses["D_B"] = discriminator_loss(d_b, real_a, fake_a, r.gan_mode)
+        losses["D_B"] = discriminator_loss(d_b, real_a, fake_a, r.gan_mode, together)
         self._update(losses["D_A"] + losses["D_B"], "D", self.d, average)
         self.iteration += 1
         return {name: value.detach() for name, value in losses.items()}

@@ -69,6 +69,11 @@ def set_rate(
             group["lr"] = rate
 
 
+def fastest_format(device: str) -> torch.memory_format:
+    """The layout in which the networks train fastest: on a CPU their norms and paddings would copy channels_last."""
+    return torch.contiguous_format if torch.device(device).type == "cpu" else torch.channels_last
+
+
 def place(network: nn.Module, device: str, memory_format: torch.memory_format) -> None:
     """Moves a network to a device in training mode; what has four dimensions gets the memory format."""
     network.to(device).train()

@@ -31,6 +31,7 @@ class PatchDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.input_nc, self.n_layers = input_nc, n_layers
+        self.independent = norm == "instance"  # whether a picture's scores do not depend on the others of its batch
         bias = norm == "instance"
         stride = 1 if antialias else 2
 

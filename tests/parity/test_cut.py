@@ -445,12 +445,16 @@ def options(told: dict[str, str], preset: Any) -> dict[str, Any]:
 
 
 def contrastive_recipe(told: dict[str, str]) -> contrastive.Recipe:
-    """The recipe of a published command line of `cut` or `sincut`."""
+    """The recipe of a published command line of `cut` or `sincut`, run on a CPU, where torch misreads gradients."""
     if told.get("model") == "sincut":
         return replace(SINCUT, **options(told, SINCUT))
     preset = {"cut": CUT, "fastcut": FASTCUT}[told.get("CUT_mode", "CUT").lower()]
     return replace(
-        preset, **options(told, preset), generator=resnet_generator(told), discriminator=patch_discriminator(told)
+        preset,
+        **options(told, preset),
+        generator=resnet_generator(told),
+        discriminator=patch_discriminator(told),
+        misread=True,
     )
 
 

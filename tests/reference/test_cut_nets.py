@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gengauge.reference.cut.patches import PatchSampleF
 from gengauge.reference.cut.recipes import CUT, CYCLEGAN, FASTCUT, SINCUT
-from gengauge.reference.nets.blurpool import Downsample, Upsample, binomial_filter
+from gengauge.reference.nets.blurpool import DENSE, Downsample, Upsample, binomial_filter
 from gengauge.reference.nets.drn import DRN, DRN_D_22, DRN_D_105, bilinear_filter, normalise
 from gengauge.reference.nets.patchgan import PatchDiscriminator, PixelDiscriminator
 from gengauge.reference.nets.published import published_state
@@ -25,7 +25,13 @@ from gengauge.reference.nets.stylegan2.translation import (
     nominal_resolution,
     tiles,
 )
-from gengauge.reference.nets.translation_resnet import TAPS, ResnetGenerator, norm_layer
+from gengauge.reference.nets.translation_resnet import (
+    TAPS,
+    ResnetGenerator,
+    as_published,
+    misread_gradients,
+    norm_layer,
+)
 
 PLAIN: dict[str, Any] = {"antialias": False, "antialias_up": False}
 
@@ -260,6 +266,79 @@ def test_blurred_resampling_keeps_a_constant_picture() -> None:
     assert binomial_filter(4)[0].tolist() == [1 / 64, 3 / 64, 3 / 64, 1 / 64]
     with pytest.raises(ValueError, match="at least one tap"):
         binomial_filter(0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What stands for slower operations on a CPU
+
+
+def value_and_gradient(module: nn.Module, x: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What a module makes of x, and the gradient of its product with a probe."""
+    x = x.clone().requires_grad_()
+    out = module(x)
+    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)) if probe is None else probe
+    (gradient,) = torch.autograd.grad(out, x, probe)
+    return out.detach(), gradient
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "constant"])
+@pytest.mark.parametrize("build", [Downsample, Upsample])
+@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("sides", [(7, 8), (16, 5), (DENSE, 6), (DENSE + 1, 6)])
+def test_blurs_are_grouped_convolutions(padding: Any, build: Any, size: int, sides: tuple[int, int]) -> None:
+    if build is Upsample and size == 5:
+        size = 2
+    x = torch.randn(2, 3, *sides, generator=torch.Generator().manual_seed(0))
+    module = build(3, size, padding)
+    ours = value_and_gradient(module, x)
+    as_published(module)
+    for a, b in zip(ours, value_and_gradient(module, x), strict=True):
+        assert a.shape == b.shape
+        assert torch.allclose(a, b, atol=2e-6)
+    assert list(module.state_dict()) == ["filt"]
+
+
+def test_blurs_work_in_inference_mode_and_train_after_it() -> None:
+    x = torch.randn(1, 2, 12, 14)
+    with torch.inference_mode():
+        Downsample(2)(x)
+    assert value_and_gradient(Downsample(2), x)[1].abs().sum() > 0
+    assert Downsample(2).double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_norm_is_torchs(layout: torch.memory_format, batch: int) -> None:
+    x = torch.randn(batch, 4, 6, 5, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    ours, theirs = norm_layer("instance", 4), norm_layer("instance", 4)
+    as_published(theirs)
+    for a, b in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
+        assert torch.allclose(a, b, atol=2e-6)
+
+    def second(module: nn.Module) -> Tensor:
+        at = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(module(at).pow(3).sum(), at, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), at)[0]
+
+    assert torch.allclose(second(ours), second(theirs), rtol=1e-4, atol=1e-4)
+
+
+def test_the_norm_misreads_gradients_like_torch_only_where_it_is_asked_to() -> None:
+    """Torch does of one picture whose gradient is in channels_last; when it no longer does, this may go."""
+    x = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(1))
+    ours, theirs = norm_layer("instance", 4), norm_layer("instance", 4)
+    as_published(theirs)
+    wrong = value_and_gradient(theirs, x, probe.contiguous(memory_format=torch.channels_last))[1]
+    right = value_and_gradient(theirs, x, probe)[1]
+    assert torch.allclose(
+        value_and_gradient(ours, x, probe.contiguous(memory_format=torch.channels_last))[1], right, atol=2e-6
+    )
+    with misread_gradients(ours):
+        found = value_and_gradient(ours, x, probe.contiguous(memory_format=torch.channels_last))[1]
+        assert torch.allclose(value_and_gradient(ours, x, probe)[1], right, atol=2e-6)
+    assert torch.allclose(found, wrong, atol=2e-6)
+    assert not torch.allclose(wrong, right, atol=1e-2)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
