@@ -17,10 +17,12 @@ from gengauge.benchmarks.features.networks import load_network
 from gengauge.benchmarks.papers.sige import PAPER, fidelity, networks
 from gengauge.benchmarks.papers.sige.editing import Sampling, edit_churches, edit_label_maps
 from gengauge.benchmarks.papers.sige.loading import load_tensors
+from gengauge.datasets.cityscapes import train_ids
 from gengauge.datasets.edits import ChurchEdits, CityscapesEdits
 from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.weights import WeightsNotFound
 from gengauge.reference.nets.ddpm_unet import DDPMUNet
+from gengauge.reference.nets.drn import DRN, DRNConfig
 from gengauge.reference.nets.spade import SPADEConfig, SPADEGenerator
 from gengauge.reference.nets.unet import UNetConfig
 from gengauge.reference.sige import masks, policy
@@ -106,8 +108,29 @@ def test_label_maps_are_edited_both_ways_and_scored(
     assert found["sige@gaugan", "lpips_original"].value < found["sige@gaugan", "lpips_truth"].value
     assert found["original@gaugan", "psnr_truth"].samples == 2
     assert found["original@gaugan", "fid"].value > 0
-    assert "comes with CUT" in found["sige@gaugan", "miou"].missing
     assert "drn-d-105" in found["sige@gaugan", "miou"].missing
+
+
+def test_a_segmenter_scores_both_ways_against_the_edited_label_maps(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segmenter that says "road" of all: its IoU is the share of roads, all other classes that occur have none."""
+    torch.save(SPADEGenerator(SPADE).state_dict(), tmp_path / "spade.pth")
+    monkeypatch.setenv("GENGAUGE_SIGE_SPADE", str(tmp_path / "spade.pth"))
+    drn = DRN(DRNConfig("bottleneck", (1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4)))
+    torch.nn.init.zeros_(drn.seg.weight)
+    drn.seg.bias.data[0] = 1.0
+    torch.save(drn.state_dict(), tmp_path / "drn.pth")
+    monkeypatch.setenv("GENGAUGE_DRN_D_105_CITYSCAPES", str(tmp_path / "drn.pth"))
+    root = cityscapes(tmp_path)
+    found = run("gaugan", root)
+    maps = [np.load(file) for file in sorted((root / "cityscapes-edit").glob("*_labels/*.npy"))]
+    classes = train_ids(np.stack(maps))
+    counted = classes[classes < 19]
+    expected = 100 * (counted == 0).mean() / len(np.unique(counted))
+    for row in ("sige@gaugan", "original@gaugan"):
+        assert found[row, "miou"].value == pytest.approx(expected)
+        assert found[row, "miou"].samples == 4
 
 
 def test_churches_are_edited_and_scored(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

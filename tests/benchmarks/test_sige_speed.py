@@ -15,7 +15,7 @@ from gengauge.benchmarks.papers.sige import PAPER, networks, speed
 from gengauge.benchmarks.papers.sige.crossing import Crossing, crossing
 from gengauge.benchmarks.papers.sige.edits import ALL, SQUARE, Edit
 from gengauge.benchmarks.papers.sige.speed import AREA, DENSE, FULL, LINES, Settings, rows_of, sparse_row
-from gengauge.benchmarks.papers.sige.timing import Samples, alternate, ratio, working_bytes
+from gengauge.benchmarks.timing import Samples, alternate, ratio, working_bytes
 from gengauge.reference.nets.unet import UNetConfig
 from gengauge.reference.sige import policy
 from gengauge.reference.sige.masks import MaskRecipe

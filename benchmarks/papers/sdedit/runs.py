@@ -17,11 +17,12 @@ from gengauge.benchmarks.features.networks import load_network
 from gengauge.benchmarks.metrics.faithfulness import l2_norm
 from gengauge.benchmarks.metrics.kernel import kid
 from gengauge.benchmarks.metrics.quantise import to_uint8
+from gengauge.benchmarks.needs import data_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
 from gengauge.benchmarks.zoo import ddpm_cat
 from gengauge.benchmarks.zoo.entries import FRESH_SEED
 from gengauge.datasets import weights, world
-from gengauge.datasets.catalogue import data_folder, data_set
+from gengauge.datasets.catalogue import data_set
 from gengauge.datasets.lsun import LMDBSet
 from gengauge.datasets.sets import DataNotFound
 from gengauge.reference.nets.lpips import LPIPS, Trunk, from_carrier_keys
@@ -92,13 +93,6 @@ class Pictures:
     def needs(self, data: Path | None) -> tuple[Need, ...]:
         """For `--dry-run`."""
         return (Need("pictures", Path("embedded world")),) if self.source == WORLD else (data_need(self.source, data),)
-
-
-def data_need(key: str, data: Path | None) -> Need:
-    """A data set of the catalogue, with the places looked in."""
-    root, entry = data or data_folder(), data_set(key)
-    looked = tuple(str(root / mark) for mark in entry.marks) if root else ("no data folder: give --data DIR",)
-    return Need(f"{entry.key}: {entry.what}", entry.find(root), looked, entry.remedy)
 
 
 def run_edit(

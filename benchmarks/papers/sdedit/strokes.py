@@ -24,14 +24,13 @@ from gengauge.benchmarks.core.experiments import (
 )
 from gengauge.benchmarks.core.tables import Column, Row, Table
 from gengauge.benchmarks.metrics.quantise import to_uint8
-from gengauge.benchmarks.needs import weights_need
+from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
 from gengauge.benchmarks.papers.sdedit.runs import (
     WORLD,
     Pictures,
     Sampling,
     Scores,
-    data_need,
     l2,
     load_lpips,
     run_edit,

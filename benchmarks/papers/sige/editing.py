@@ -33,12 +33,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Results of one edit, uint8 (H, W, 3): `dense`, `sparse`, and the photograph `truth` where there is one."""
+    """Results of one edit, uint8 (H, W, 3): `dense`, `sparse`, and the photograph `truth` where there is one.
+
+    `labels` are the edited map's label ids (H, W) where the network translates label maps.
+    """
 
     name: str
     dense: Array
     sparse: Array
     truth: Array | None
+    labels: Array | None = None
 
 
 def edit_label_maps(
@@ -65,7 +69,7 @@ def edit_label_maps(
             engine.set_masks(recipe.from_pair(original, edited).levels)
             sparse = engine.sparse(edited)
         truth = _truth(edits, index) if pair.name.endswith("_gt") else None
-        yield Results(pair.name, grey_levels(dense), grey_levels(sparse), truth)
+        yield Results(pair.name, grey_levels(dense), grey_levels(sparse), truth, pair.edited_label.numpy())
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,19 @@ from gengauge.benchmarks.features.extract import extract
 from gengauge.benchmarks.features.networks import FeatureNetwork, load_network
 from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
 from gengauge.benchmarks.metrics.psnr import psnr, to_common_size
-from gengauge.benchmarks.needs import weights_need
+from gengauge.benchmarks.metrics.segmentation import confusion, mean_iou
+from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sige.editing import DDIM, DISTILLED, Results, edit_churches, edit_label_maps
 from gengauge.benchmarks.papers.sige.loading import PUBLISHED, load_published
 from gengauge.benchmarks.papers.sige.networks import NETWORKS
+from gengauge.benchmarks.segmenters import load_segmenter, segment
 from gengauge.datasets import weights
 from gengauge.datasets.catalogue import data_folder, data_set
+from gengauge.datasets.cityscapes import CLASSES, train_ids
 from gengauge.datasets.edits import CHURCH, CITYSCAPES, ChurchEdits, CityscapesEdits
 from gengauge.datasets.folder import list_pictures
 from gengauge.datasets.sets import DataNotFound
+from gengauge.datasets.weights import WeightsNotFound
 from gengauge.reference.nets.lpips import LPIPS, from_carrier_keys
 
 Array = np.ndarray[Any, Any]
@@ -49,10 +53,7 @@ CHURCH_REMEDY = (
     f"download https://www.cs.cmu.edu/~clean-fid/stats/{CHURCH_STATISTICS} into the data folder "
     "(clean-fid's statistics of LSUN churches)"
 )
-DRN_MISSING = (
-    "mIoU needs the segmentation network DRN-D-105, which this project does not have yet (it comes with CUT's "
-    "segmentation scores), and its weights: " + weights.remedy("drn-d-105-cityscapes")
-)
+DRN_KEY = "drn-d-105-cityscapes"
 OWN = (
     Column("psnr_truth", "PSNR of results against the photograph, mean over those that have one", "dB", "higher"),
     Column("lpips_truth", "LPIPS 0.1 (AlexNet) of results against the photograph, mean", "1", "lower"),
@@ -77,11 +78,12 @@ class Settings:
 
 @dataclass
 class Scores:
-    """What results of one way gather: distances to truth and to the dense results, and features."""
+    """What results of one way gather: distances to truth and to the dense results, features, and labels found."""
 
     truth: dict[str, list[float]] = field(default_factory=lambda: {"psnr": [], "lpips": []})
     original: dict[str, list[float]] = field(default_factory=lambda: {"psnr": [], "lpips": []})
     features: list[Array] = field(default_factory=list)
+    matrix: Array = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
 
 
 def fidelity(context: Context) -> Iterator[Result]:
@@ -93,6 +95,7 @@ def fidelity(context: Context) -> Iterator[Result]:
     module = load_published(network.build(True), PUBLISHED[s.network])
     results: Iterable[Results]
     photographs = None
+    segment, no_segmenter = _segmenter(context.device) if network.labels else (None, "")
     if network.labels:
         maps = CityscapesEdits(_root(CITYSCAPES, root), size=network.size)
         total, photographs = len(maps), maps.folder / "images"
@@ -107,11 +110,11 @@ def fidelity(context: Context) -> Iterator[Result]:
 
         results = edit_churches(module, network.policy, network.recipe, churches, context.device, sampling, tell)
     scores = score_results(
-        results, lpips, inception, context.device, lambda done: context.progress(done, total, "edits")
+        results, lpips, inception, context.device, lambda done: context.progress(done, total, "edits"), segment
     )
     reference, missing = _reference(photographs, root, inception, context.device)
     for way, row in (("dense", s.dense_row), ("sparse", s.sparse_row)):
-        yield from _measurements(row, scores[way], way == "sparse", reference, missing, network.labels)  # type: ignore[index]
+        yield from _measurements(row, scores[way], way == "sparse", reference, missing, network.labels, no_segmenter)  # type: ignore[index]
 
 
 def score_results(
@@ -120,6 +123,7 @@ def score_results(
     inception: FeatureNetwork,
     device: str,
     tell: Callable[[int], None] = lambda done: None,
+    segment: Callable[[Array], Array] | None = None,
 ) -> dict[Way, Scores]:
     """Scores of the dense and the sparse results, one picture after the other."""
     scores: dict[Way, Scores] = {"dense": Scores(), "sparse": Scores()}
@@ -128,6 +132,8 @@ def score_results(
         for way, picture in pictures.items():
             mine = scores[way]
             mine.features.append(extract(_batch(picture), inception, device=device)[0])
+            if segment is not None and result.labels is not None:
+                mine.matrix += confusion(segment(picture), train_ids(result.labels), CLASSES)
             if result.truth is not None:
                 _compare(mine.truth, picture, result.truth, lpips)
             if way == "sparse":
@@ -149,6 +155,15 @@ def load_lpips(device: str) -> Compare:
     return compare
 
 
+def _segmenter(device: str) -> tuple[Callable[[Array], Array] | None, str]:
+    """DRN-D-105: pictures uint8 (H, W, 3) to classes (H, W); or why there is none."""
+    try:
+        network = load_segmenter(DRN_KEY)
+    except WeightsNotFound as error:
+        return None, f"the weights of DRN-D-105 are not there. To get them: {error.remedy}"
+    return lambda picture: segment(network, _batch(picture), device)[0], ""
+
+
 def _compare(into: dict[str, list[float]], a: Array, b: Array, lpips: Compare) -> None:
     into["psnr"].append(psnr(a, b, identical="one-level"))
     into["lpips"].append(lpips(a, b))
@@ -159,15 +174,23 @@ def _batch(picture: Array) -> torch.Tensor:
 
 
 def _measurements(
-    row: str, scores: Scores, sparse: bool, reference: Gaussian | None, missing: str, labels: bool
+    row: str,
+    scores: Scores,
+    sparse: bool,
+    reference: Gaussian | None,
+    missing: str,
+    labels: bool,
+    no_segmenter: str,
 ) -> Iterator[Measurement]:
     count = len(scores.features)
     if reference is None:
         yield Measurement(row, "fid", math.nan, missing=missing)
     else:
         yield Measurement(row, "fid", frechet_distance(reference, fit(np.stack(scores.features))), samples=count)
-    if labels:
-        yield Measurement(row, "miou", math.nan, missing=DRN_MISSING)
+    if labels and no_segmenter:
+        yield Measurement(row, "miou", math.nan, missing=no_segmenter)
+    elif labels:
+        yield Measurement(row, "miou", mean_iou(scores.matrix), samples=count)
     for name, values in (("truth", scores.truth), ("original", scores.original)):
         if name == "original" and not sparse:
             continue
@@ -203,17 +226,14 @@ def _plan(network: str) -> Plan:
 
     def needs(data: Path | None) -> tuple[Need, ...]:
         root = data or data_folder()
-        entry = data_set(CITYSCAPES if labels else CHURCH)
-        looked = tuple(str(root / mark) for mark in entry.marks) if root else ("no data folder: give --data DIR",)
         out = [
-            Need(f"{entry.key}: {entry.what}", entry.find(root), looked, entry.remedy),
+            data_need(CITYSCAPES if labels else CHURCH, data),
             weights_need(PUBLISHED[network].found),
             weights_need("inception"),
             weights_need("lpips-alex"),
         ]
         if labels:
-            drn = weights_need("drn-d-105-cityscapes")
-            out.append(Need(f"{drn.what}; its network comes with CUT", drn.where, drn.looked_in, drn.remedy))
+            out.append(weights_need(DRN_KEY))
         else:
             file = None if root is None else root / CHURCH_STATISTICS
             where = file if file is not None and file.is_file() else None

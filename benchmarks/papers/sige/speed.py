@@ -31,7 +31,7 @@ from gengauge.benchmarks.papers.sige.counting import count_dense, count_sparse
 from gengauge.benchmarks.papers.sige.crossing import crossing
 from gengauge.benchmarks.papers.sige.edits import ALL, EDITS, SHIPPED, SQUARE, Edit
 from gengauge.benchmarks.papers.sige.networks import NETWORKS, Network
-from gengauge.benchmarks.papers.sige.timing import Ratio, Samples, Way, alternate, ratio, working_bytes
+from gengauge.benchmarks.timing import Ratio, Samples, Way, alternate, ratio, working_bytes
 from gengauge.reference.sige.engine import Engine
 
 DenseWay = Literal["eager", "channels_last", "bfloat16", "autocast", "compile"]
