@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from gengauge.benchmarks.machine import utc_now, versions
-from gengauge.benchmarks.training.batches import Batches
 from gengauge.benchmarks.training.checkpoint import gather, load_newest, save, scatter, tidy
 from gengauge.benchmarks.training.processes import Processes
 
@@ -47,6 +46,12 @@ class Trainable(Protocol):
         *,
         average: Callable[[Iterable[nn.Parameter]], None],
     ) -> dict[str, Tensor]: ...
+
+
+class Source(Protocol):
+    """Where batches come from: endless pairs (reals, labels) from an iteration on."""
+
+    def start(self, iteration: int, device: str) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Diverged(ValueError):
 
 def train(
     build: Callable[[], Trainable],
-    batches: Batches,
+    batches: Source,
     folder: Path,
     schedule: Schedule,
     config: Mapping[str, Any],
