@@ -15,12 +15,11 @@ custom_diffusion = _published_only(
 )
 gangealing = _published_only("gangealing", "GANgealing", "GAN-Supervised Dense Visual Alignment", "CVPR 2022")
 gan_warping = _published_only("gan_warping", "GAN Warping", "Rewriting Geometric Rules of a GAN", "SIGGRAPH 2022")
-cut = _published_only("cut", "CUT", "Contrastive Learning for Unpaired Image-to-Image Translation", "ECCV 2020")
 
 SOURCES = (
     "gengauge.benchmarks.papers.diffaugment:PAPER",
     "gengauge.benchmarks.papers.sige:PAPER",
     *(f"{__name__}:{key}" for key in ("custom_diffusion", "gangealing", "gan_warping")),
     "gengauge.benchmarks.papers.sdedit:PAPER",
-    *(f"{__name__}:{key}" for key in ("cut",)),
+    "gengauge.benchmarks.papers.cut:PAPER",
 )
