@@ -291,7 +291,7 @@ class Training:
             self.banks = {side: ExternalBank(self.g, self.f, recipe.nce_layers) for side in sides}
         self.networks |= {f"bank_{side}": bank for side, bank in self.banks.items()}
         for network in self.networks.values():
-            place(network, device, memory_format or fastest_format(device))
+            place(network, device, memory_format or fastest_format(device, recipe.networks))
             if recipe.as_published:
                 as_published(network)
         self.optimisers = {
