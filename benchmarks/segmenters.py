@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gengauge.benchmarks.from_weights import filled
 from gengauge.datasets import weights
 from gengauge.datasets.checkpoints import read_tensors
 from gengauge.reference.nets.drn import DRN, normalise
 from gengauge.reference.nets.translation_checkpoints import from_published, published_drn
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_segmenter(source: Path | str) -> DRN:
@@ -42,10 +41,3 @@ def segment(network: DRN, pictures: Tensor, device: str = "cpu", batch: int = 32
     network = network.to(device)
     found = [network(normalise(part.to(device).float() / 255)).argmax(1).cpu() for part in pictures.split(batch)]
     return torch.cat(found).to(torch.uint8).numpy()
-
-
-def filled(empty: Network, state: Mapping[str, Tensor]) -> Network:
-    """Nothing is drawn: a network that is loaded moves no generator of random numbers."""
-    network = empty.to_empty(device="cpu")
-    network.load_state_dict(dict(state))
-    return network.eval().requires_grad_(False)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from torch import nn
+
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Tell, Trainable, Trained, train
 from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.unpaired import CROPS, Preprocess, Transform, UnpairedBatches, UnpairedFolders
@@ -37,6 +39,11 @@ def transform_of(recipe: Recipe) -> Transform:
 def translator_of(recipe: Recipe) -> str:
     """What the network that translates A to B is called in the recipe's training."""
     return "G_A" if isinstance(recipe, cyclegan.Recipe) else "G"
+
+
+def build_translator(recipe: Recipe) -> nn.Module:
+    """That network, with the recipe's initial weights, from torch's global generator."""
+    return recipe.build()["G_A"] if isinstance(recipe, cyclegan.Recipe) else recipe.build()[0]
 
 
 def train_unpaired(

@@ -60,8 +60,9 @@ COLUMNS = (
         True,
     ),
     Column("flops_ratio", "The same divided by CycleGAN's", "1", "lower", True),
+    Column("flops_here", "The same as this project does it, where keys are not computed twice", "G", "lower", True),
 )  # fmt: skip
-OF_NETWORKS, OF_TRAININGS = ("parameters", "macs"), ("parameters", "flops", "flops_ratio")
+OF_NETWORKS, OF_TRAININGS = ("parameters", "macs"), ("parameters", "flops", "flops_ratio", "flops_here")
 BASE = Row("Training of CycleGAN")
 
 
@@ -90,8 +91,9 @@ def count(context: Context) -> Iterator[Result]:
             network = build()
         yield Measurement(row.key, "parameters", _parameters(network))
         yield Measurement(row.key, "macs", macs(network, side))
-    counted = {row: flops(recipe, s.side) for row, recipe in TRAININGS.items()}
+    counted = {row: flops(replace(recipe, as_published=True), s.side) for row, recipe in TRAININGS.items()}
     for row, (values, operations) in counted.items():
+        yield Measurement(row.key, "flops_here", flops(TRAININGS[row], s.side)[1])
         yield Measurement(row.key, "parameters", values)
         yield Measurement(row.key, "flops", operations)
         yield Measurement(row.key, "flops_ratio", operations / counted[BASE][1])

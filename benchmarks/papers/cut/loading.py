@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gengauge.benchmarks.segmenters import filled
+from gengauge.benchmarks.from_weights import filled
 from gengauge.datasets import weights
 from gengauge.datasets.checkpoints import read_tensors
 from gengauge.datasets.saving import write_checkpoint as write

@@ -12,12 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from gengauge.benchmarks.core.experiments import Context, Need, Plan, PlannedNetwork
+from gengauge.benchmarks.from_weights import filled
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.cut.loading import write_checkpoint
 from gengauge.benchmarks.papers.cut.sets import Set
 from gengauge.benchmarks.training.loop import Trained
 from gengauge.benchmarks.training.processes import join
-from gengauge.benchmarks.training.unpaired import Recipe, train_unpaired, training_of, transform_of, translator_of
+from gengauge.benchmarks.training.unpaired import (
+    Recipe,
+    build_translator,
+    train_unpaired,
+    training_of,
+    transform_of,
+    translator_of,
+)
 from gengauge.benchmarks.zoo.translators import SEEDS, TRANSLATORS
 from gengauge.datasets.unpaired import Transform, evaluation
 from gengauge.reference.cut import cyclegan
@@ -47,10 +55,8 @@ class Method:
 def network(recipe: Recipe, weights: Mapping[str, Tensor]) -> nn.Module:
     """The network that translates A to B with trained weights, in eval mode."""
     with torch.device("meta"):
-        empty = training_of(recipe, "meta").networks[translator_of(recipe)]
-    built = empty.to_empty(device="cpu")
-    built.load_state_dict(dict(weights))
-    return built.eval().requires_grad_(False)
+        empty = build_translator(recipe)
+    return filled(empty, weights)
 
 
 def trained(method: Method, context: Context) -> nn.Module:
