@@ -91,8 +91,7 @@ def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str,
         tables.append(
             {
                 "measured": table,
-                "header": text.header(table),
-                "lines": text.lines(table),
+                "parts": [(text.header(part), text.lines(part)) for part in table.parts()],
                 "published_metric": {n.column: n.metric for n in table.table.published},
                 "plots": _plots(table, f"{section.paper.key}-{number}"),
                 "pictures": _pictures(section, table, frame, run),
@@ -105,11 +104,14 @@ def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str,
 
 def _plots(table: MeasuredTable, name: str) -> list[_Plot]:
     out = []
-    rows = ", ".join(label for _, label in table.rows)
-    if svg := plots.comparison(table, f"{name}-bars"):
+    for number, part in enumerate(table.parts()):
+        svg = plots.comparison(part, f"{name}-bars{number}")
+        if svg is None:
+            continue
+        rows = ", ".join(label for _, label in part.rows)
         means = "; ".join(
-            f"{c.key}: " + ", ".join(f"{label} {table.cells[row, c.key]}" for row, label in table.rows)
-            for c in table.columns
+            f"{c.key}: " + ", ".join(f"{label} {part.cells[row, c.key]}" for row, label in part.rows)
+            for c in part.columns
             if c.direction != "none" and not c.exact
         )
         out.append(

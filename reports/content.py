@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import pandas as pd
@@ -40,7 +40,8 @@ class Measured:
         if self.interval is None:
             return self.status
         if self.exact and len(set(self.values)) == 1:
-            return f"{self.values[0]:.6g}"
+            value = self.values[0]
+            return f"{value:,.0f}" if value.is_integer() else f"{value:.6g}"
         text = number(self.interval.mean)
         if self.interval.count > 1:
             text += f" [{number(self.interval.low)}, {number(self.interval.high)}]"
@@ -84,6 +85,28 @@ class MeasuredTable:
 
     def published(self, row: str, column: str) -> PublishedNumber | None:
         return self.table.number(row, column)
+
+    def parts(self) -> tuple[MeasuredTable, ...]:
+        """The table in parts whose rows have no column in common, as scores of one part and times of another have none.
+
+        Most tables are one part.
+        """
+        groups: list[tuple[set[str], set[str]]] = []  # rows and columns
+        for row, _ in self.rows:
+            rows, columns = {row}, {c.key for c in self.columns if self.cells[row, c.key].status != "-"}
+            joined = [group for group in groups if group[1] & columns]
+            groups = [group for group in groups if group not in joined]
+            groups.append((rows.union(*(g[0] for g in joined)), columns.union(*(g[1] for g in joined))))
+        order = [row for row, _ in self.rows]
+        groups.sort(key=lambda group: min(order.index(row) for row in group[0]))
+        return tuple(
+            replace(
+                self,
+                rows=tuple(row for row in self.rows if row[0] in rows),
+                columns=tuple(column for column in self.columns if column.key in columns),
+            )
+            for rows, columns in groups
+        )
 
 
 @dataclass(frozen=True)
@@ -175,11 +198,12 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
     present += [r for r in dict.fromkeys(part["row"]) if r not in present]
     final = part[part["step"].isna()]
     lines, present = present, [row for row in present if row in set(final["row"])]
-    without = frozenset(cell for e in experiments for cell in e.without)
+    declared = {(row, c.key) for e in experiments for row in e.rows for c in e.columns if (row, c.key) not in e.without}
+    of_paper = {row for row, _ in declared}  # a user's own row has every column
     cells = {
-        (row, c): Measured(None, (), "-", "")
-        if (row, c) in without
-        else _measured(final[final["row"] == row], columns[c])
+        (row, c): _measured(final[final["row"] == row], columns[c])
+        if row not in of_paper or (row, c) in declared
+        else Measured(None, (), "-", "")
         for row in present
         for c in columns
     }

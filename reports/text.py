@@ -67,7 +67,8 @@ def markdown(report: Report) -> str:
         out += [f"## {section.paper.name}: {section.paper.title} ({section.paper.venue})", "", *section.about, ""]
         for table in section.measured:
             out += [f"### {table.table.title}", "", f"Scale {table.scale}, {table.data}, {table.device}. {LEGEND}", ""]
-            out += _pipe(header(table), lines(table))
+            for part in table.parts():
+                out += [*_pipe(header(part), lines(part)), ""]
             if table.judgements:
                 out += ["", "| claim | verdict | margin |", "| --- | --- | --- |"]
                 out += [
@@ -127,7 +128,11 @@ def csv(table: MeasuredTable) -> str:
 
 
 def latex(table: MeasuredTable) -> str:
-    """A measured table as a LaTeX `tabular` (needs booktabs)."""
+    """A measured table as a LaTeX `tabular` a part (needs booktabs)."""
+    return "\n".join(map(_tabular, table.parts()))
+
+
+def _tabular(table: MeasuredTable) -> str:
     names = header(table)
     body = [" & ".join(map(_tex, line)) + r" \\" for line in lines(table)]
     return "\n".join(
