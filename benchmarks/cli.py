@@ -309,10 +309,15 @@ def measure_command(
         found = experiment.measure(context, checkpoint)
     published = job.paper.table(experiment.table)
     table = Table(
-        "metric", "measured", "published", "source", title=f"{checkpoint} by {experiment.rows[0]}, scale {scale.value}"
+        "metric",
+        "measured" if scale is ScaleName.paper else "measured (stand-in)",
+        "published",
+        "source",
+        title=f"{checkpoint} by {experiment.rows[0]}, scale {scale.value}",
     )
     row = experiment.rows[0]
-    asked = [c for c in published.columns if c.key in found or published.number(row, c.key) is not None]
+    columns = dict.fromkeys((*published.columns, *experiment.columns))
+    asked = [c for c in columns if c.key in found or published.number(row, c.key) is not None]
     for column in asked:
         number = published.number(row, column.key)
         value = found.get(column.key)

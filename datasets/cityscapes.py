@@ -136,13 +136,12 @@ def prepare(
         raise ValueError(f"resample is {' or '.join(get_args(Resample))}, not {resample!r}")
     tree = find_tree(source)
     pictures: list[tuple[str, Path]] = []  # places under the target and the files they come from
-    names, counts = hashlib.sha256(), {}
+    counts = {}
     for split, phase in _PHASES.items():
         found = photos(tree, split)
         colours = label_files(tree, split, found, "color")
         _check_no_more_labels(tree, split, colours)
         for i, (photo, colour) in enumerate(zip(found, colours, strict=True)):
-            names.update(f"{phase} {i} {photo.name}\n".encode())
             pictures += [(f"{phase}A/{i}_A.jpg", photo.file), (f"{phase}B/{i}_B.jpg", colour)]
         counts[phase] = len(found)
         if len(found) != PUBLISHED_COUNTS[split]:
@@ -151,13 +150,22 @@ def prepare(
                 "what is prepared is not the published set",
                 stacklevel=2,
             )
-    plan = Preparation(resample, PREPARED_SIZE, counts["train"], counts["test"], names.hexdigest(), PIL.__version__)
+    plan = Preparation(resample, PREPARED_SIZE, counts["train"], counts["test"], names_digest(tree), PIL.__version__)
     with _writing(target), FileLock(_beside(target, "lock")):
         there = _existing(target, plan)
         if there is not None:
             return there
         _write_all(pictures, target, plan, progress)
     return plan
+
+
+def names_digest(source: Path) -> str:
+    """A sha256 over the names of a tree's photographs in order, which a preparation of it has as `names`."""
+    tree, names = find_tree(source), hashlib.sha256()
+    for split, phase in _PHASES.items():
+        for i, photo in enumerate(photos(tree, split)):
+            names.update(f"{phase} {i} {photo.name}\n".encode())
+    return names.hexdigest()
 
 
 def read_preparation(folder: Path) -> Preparation | None:
@@ -204,14 +212,21 @@ class CityscapesTruth:
         return read_train_ids(self.files[index], self.size)
 
     def map_of(self, file: str) -> Array:
-        """The map of a prepared picture or of its translation by file name, `10_A.jpg` or `10_B.png` being place 10.
+        """The map of a prepared picture or of its translation by file name. Raises as `place_of` and `map`."""
+        return self.map(self.place_of(file))
 
-        Sorted file names are in another order than places. Raises ValueError for another kind of name, else as `map`.
+    def place_of(self, file: str) -> int:
+        """The place of a prepared picture by its file name: 10 of `10_A.jpg` or `10_B.png`.
+
+        Sorted file names are in another order than places. Raises ValueError for another kind of name, or for a place
+        that the split does not have.
         """
         place, _, side = Path(file).stem.partition("_")
         if not (place.isascii() and place.isdecimal()) or side not in ("", "A", "B"):
             raise ValueError(f"{file} is no name of a prepared picture, such as 10_A.jpg")
-        return self.map(int(place))
+        if int(place) >= len(self):
+            raise ValueError(f"{file} has no label map: the split has {len(self)} of them, counted from 0")
+        return int(place)
 
 
 def read_train_ids(file: Path, size: Size | None = None) -> Array:

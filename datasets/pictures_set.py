@@ -89,6 +89,10 @@ class FolderSet:
         file = self.files[checked([index], len(self))[0]]
         return open_rgb(self._read(file), f"{file} in {self.path}")
 
+    def read(self, file: str) -> bytes:
+        """A picture's file as it is. Raises ValueError naming one that cannot be read."""
+        return self._read(file)
+
     def _decode(self, file: str) -> Array:
         picture = open_rgb(self._read(file), f"{file} in {self.path}")
         return square(picture, self.resolution, self.crop, self.resample)

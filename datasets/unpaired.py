@@ -6,6 +6,7 @@ Sizes are in px; where a size is a pair it is (width, height), as Pillow has it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ Preprocess = Literal[
 Phase = Literal["train", "test", "val"]
 Direction = Literal["AtoB", "BtoA"]
 Size = tuple[int, int]
+SKIPPING = "GENGAUGE_SKIP_DAMAGED=1, or `UnpairedFolders(..., skip_damaged=True)`"
 BASE = 4  # sides are rounded to multiples of it after all else, for the networks halve them twice
 SMALLEST_ZOOM = 1 / 3
 CROPS = 100_000  # of the single picture of SinCUT in what it calls an epoch
@@ -165,6 +167,21 @@ class UnpairedFolders:
         """The pictures of an epoch: as many as the larger side has."""
         return max(len(self.a), len(self.b))
 
+    def fingerprint(self) -> str:
+        """A name of what both sides hold: their files in order and a digest of the contents."""
+        hasher = hashlib.sha256()
+        for side in (self.a, self.b):
+            for file in side.files:
+                hasher.update(f"{side.name} {file}\n".encode() + hashlib.sha256(side.read(file)).digest())
+        return hasher.hexdigest()[:16]
+
+    def check(self) -> None:
+        """Decodes every picture once. Raises ValueError naming all that are damaged."""
+        damaged = [f"{side.path / file}" for side in (self.a, self.b) for file in _damage(side)]
+        if damaged:
+            named = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+            raise ValueError(f"damaged pictures: {named}; replace or remove them, or leave them out: {SKIPPING}")
+
     def picture(self, side: Literal["A", "B"], index: int) -> Image.Image:
         """A picture in its own size, RGB. Raises IndexError, ValueError naming a damaged file."""
         return (self.a if side == "A" else self.b).original(index)
@@ -195,7 +212,9 @@ class UnpairedBatches:
         processes: int = 1,
     ) -> None:
         if batch % processes:
-            raise ValueError(f"a batch of {batch} cannot be shared by {processes} processes; choose a divisor")
+            raise ValueError(
+                f"a batch of {batch} cannot be shared by {processes} processes; start one, or a divisor of the batch"
+            )
         self.folders, self.how, self.seed, self.batch = folders, how, seed, batch
         self.jitter_epochs, self.epoch = jitter_epochs, epoch or len(folders)
         self.process, self.processes = process, processes
@@ -257,8 +276,8 @@ def _side(root: Path, phase: Phase, side: str) -> Path:
     raise DataNotFound(what, places, f"put the pictures of side {side} there; the other side's lie beside it")
 
 
-def _leave_out_damaged(pictures: FolderSet) -> None:
-    """Raises ValueError where no picture is left."""
+def _damage(pictures: FolderSet) -> dict[str, str]:
+    """What is wrong with each damaged picture, by file."""
 
     def told(index: int) -> str:
         try:
@@ -268,15 +287,20 @@ def _leave_out_damaged(pictures: FolderSet) -> None:
         return ""
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        damage = dict(zip(pictures.files, pool.map(told, range(len(pictures))), strict=True))
-    damaged = [file for file in pictures.files if damage[file]]
-    if not damaged:
+        found = dict(zip(pictures.files, pool.map(told, range(len(pictures))), strict=True))
+    return {file: wrong for file, wrong in found.items() if wrong}
+
+
+def _leave_out_damaged(pictures: FolderSet) -> None:
+    """Raises ValueError where no picture is left."""
+    damage, count = _damage(pictures), len(pictures)
+    if not damage:
         return
-    if len(damaged) == len(pictures):
-        raise ValueError(f"{pictures.path} has no picture that can be read: {damage[damaged[0]]}")
-    pictures.files = [file for file in pictures.files if not damage[file]]
+    if len(damage) == count:
+        raise ValueError(f"{pictures.path} has no picture that can be read: {next(iter(damage.values()))}")
+    pictures.files = [file for file in pictures.files if file not in damage]
     warnings.warn(
-        f"{len(damaged)} damaged of {len(damage)} pictures in {pictures.path} are left out: {', '.join(damaged)}",
+        f"{len(damage)} damaged of {count} pictures in {pictures.path} are left out: {', '.join(damage)}",
         stacklevel=3,
     )
 

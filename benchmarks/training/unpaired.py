@@ -63,13 +63,20 @@ def train_unpaired(
 ) -> Trained:
     """Trains to the end of the recipe's schedule or for `iterations`, with states in `work` every so many.
 
-    Pictures lose their random size while the rate falls, as in CUT's code. The trained network is the one that
-    translates A to B. Raises what `train` raises, and ValueError naming a damaged picture.
+    Pictures lose their random size while the rate falls, as in CUT's code, unless the recipe says
+    otherwise. The trained network is the one that translates A to B.
+
+    Raises what `train` raises, and ValueError naming a damaged picture, or for several processes where each would have
+    a pool or a bank of its own.
     """
     group = processes or Processes()
     epoch = CROPS if recipe.preprocess == "zoom_and_patch" else None
+    throughout = isinstance(recipe, cyclegan.Recipe) and recipe.jitter_throughout
+    jitter = None if throughout else recipe.schedule.n_epochs
+    if group.count > 1:
+        _check_shared(recipe)
     batches = UnpairedBatches(
-        folders, transform_of(recipe), seed, recipe.batch, recipe.schedule.n_epochs, epoch, group.index, group.count
+        folders, transform_of(recipe), seed, recipe.batch, jitter, epoch, group.index, group.count
     )
     length = batches.iterations_per_epoch
     schedule = Schedule(iterations or recipe.schedule.epochs * length, every, every, max(1, every // 20))
@@ -87,3 +94,12 @@ def train_unpaired(
         tell=tell,
         code=code,
     )
+
+
+def _check_shared(recipe: Recipe) -> None:
+    """Refuses what a state saved by one process does not hold of the others."""
+    pool = isinstance(recipe, cyclegan.Recipe) and recipe.pool_size > 0
+    bank = isinstance(recipe, contrastive.Recipe) and recipe.negatives != "internal"
+    if pool or bank:
+        what = "pool of earlier fakes" if pool else "bank of features"
+        raise ValueError(f"each process would have a {what} of its own, and only one is saved; start one process")

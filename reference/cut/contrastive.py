@@ -281,6 +281,10 @@ class Training:
         iterations_per_epoch: int | None = None,
         memory_format: torch.memory_format | None = None,
     ) -> None:
+        if processes > 1 and recipe.all_negatives:
+            raise ValueError(
+                "negatives of the whole batch are those of one process: with several the loss is another; start one"
+            )
         self.recipe, self.device, self.iteration = recipe, device, 0
         self.batch, self.iterations_per_epoch = recipe.batch // processes, iterations_per_epoch
         self.g, self.d, self.f = networks or recipe.build()

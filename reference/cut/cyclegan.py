@@ -42,6 +42,8 @@ class Recipe:
     `lambda_a` and `lambda_b` weigh the cycles, `lambda_identity` the identities relative to them: without it the
     generators see no picture of their own target. `pool_size` is the number of earlier fakes that D may be shown.
 
+    CUT's code cuts pictures at random until the rate falls, the code of 2017 `jitter_throughout`.
+
     `as_published` makes every pass on its own and uses the published code's operations; otherwise pictures whose
     numbers do not depend on their batch go through a network together.
     """
@@ -58,6 +60,7 @@ class Recipe:
     load_size: int = 286
     crop_size: int = 256
     preprocess: str = "resize_and_crop"
+    jitter_throughout: bool = False
     generator: dict[str, Any] = field(default_factory=dict)
     discriminator: dict[str, Any] = field(default_factory=dict)
     as_published: bool = False

@@ -33,6 +33,7 @@ CYCLEGAN = cyclegan.Recipe()
 # As published in 2017: no identities unless colours must stay, strided convolutions. Its weights began as N(0, 0.02).
 CYCLEGAN_2017 = cyclegan.Recipe(
     lambda_identity=0.0,
+    jitter_throughout=True,
     schedule=LinearSchedule(n_epochs=100, n_epochs_decay=100),
     generator={"antialias": False, "antialias_up": False},
     discriminator={"antialias": False},

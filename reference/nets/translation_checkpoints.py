@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gengauge.reference.nets.blurpool import STRIDE, Downsample, Upsample, binomial_filter
 from gengauge.reference.nets.drn import DRN, BasicBlock, Bottleneck, DRNConfig
 from gengauge.reference.nets.published import COUNTER, PARALLEL, STATISTICS, some
 from gengauge.reference.nets.stylegan2.translation import StyleTranslator, channels_of_generator
@@ -38,12 +39,17 @@ class GeneratorConfig:
 
 
 def bare_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the names of wrappers: `module.` of parallel networks, which CPU-saved files have, and the trainer's."""
+    """Without the names of wrappers: `module.` of parallel networks, which CPU-saved files have, and the trainer's.
+
+    Raises ValueError for a tensor without values.
+    """
     inside = {name.removeprefix(WRAPPED): value for name, value in state.items() if name.startswith(WRAPPED)}
     out = {}
     for name, value in (inside or state).items():
         while name.startswith((PARALLEL, COMPILED)):
             name = name.removeprefix(PARALLEL).removeprefix(COMPILED)
+        if value.ndim and not value.numel():
+            raise ValueError(f"{name} is empty: the file is damaged or of no network")
         out[name] = value
     return out
 
@@ -91,9 +97,19 @@ def from_published(state: Mapping[str, Tensor], network: nn.Module) -> dict[str,
             raise ValueError(f"{name} is no plain tensor of numbers")
         if value.shape != wanted.shape:
             raise ValueError(f"{name} has the shape {tuple(value.shape)}, the network needs {tuple(wanted.shape)}")
+        if name.rpartition(".")[2] == "filt" and not torch.allclose(value[:1, 0], _filter_of(network, name)):
+            raise ValueError(f"{name} is another filter than the binomial one of the published code")
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that are not finite: the training diverged, or the file is damaged")
     return {name: state[name] for name in expected}
+
+
+def _filter_of(network: nn.Module, name: str) -> Tensor:
+    """What the buffer `filt` of a blur holds for each channel, (1, k, k)."""
+    module = network.get_submodule(name.rpartition(".")[0])
+    assert isinstance(module, Downsample | Upsample)
+    size = module.filt.shape[2]
+    return binomial_filter(size)[None] * (STRIDE**2 if isinstance(module, Upsample) else 1)
 
 
 def published_drn(state: Mapping[str, Tensor]) -> DRN:

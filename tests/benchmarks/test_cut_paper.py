@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from gengauge.benchmarks.core.experiments import Context, Experiment, Measuremen
 from gengauge.benchmarks.papers.cut import PAPER, ablation, comparison, counts, learning, methods, sets
 from gengauge.benchmarks.papers.cut.methods import Method, network, train
 from gengauge.benchmarks.papers.cut.sets import World
-from gengauge.benchmarks.training.unpaired import Recipe, training_of, translator_of
+from gengauge.benchmarks.training.processes import Processes
+from gengauge.benchmarks.training.unpaired import Recipe, train_unpaired, training_of, translator_of
 from gengauge.benchmarks.zoo import translators
 from gengauge.benchmarks.zoo.meadows import Meadows
 from gengauge.datasets import weights
@@ -185,6 +187,8 @@ def test_counts_are_those_of_the_published_code(tmp_path: Path) -> None:
     ]
     assert rounded["training-of-cut", "flops_ratio"] == 0.571
     assert found["training-of-cut", "flops_here"].value < 0.91 * found["training-of-cut", "flops"].value
+    without, mirrored = 173.62, 190.85
+    assert rounded["training-of-fastcut", "flops_here"] == pytest.approx((without + mirrored) / 2, abs=0.01)
     assert rounded["training-of-cyclegan", "flops_here"] == rounded["training-of-cyclegan", "flops"]
     assert rounded["training-of-cyclegan@without-identities", "flops_ratio"] == 0.693
 
@@ -271,6 +275,43 @@ def test_what_cityscapes_lacks_is_told_with_the_remedy(tmp_path: Path, drn: None
         run("cityscapes-cut", settings, tmp_path / "work", root, "paper")
 
 
+def test_label_maps_must_be_those_of_the_prepared_pictures(
+    prepared: Path, drn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One photograph more would move the places of all that follow it."""
+    settings = published("cityscapes-cut")
+    for kind in ("leftImg8bit", "gtFine"):
+        for file in (prepared / "cityscapes" / kind / "val" / "lindau").iterdir():
+            other = prepared / "cityscapes" / kind / "val" / "bremen" / file.name
+            other.parent.mkdir(exist_ok=True)
+            shutil.copy(file, other)
+    with pytest.raises(ValueError, match="prepare it again"):
+        run("cityscapes-cut", settings, tmp_path / "work", prepared, "paper")
+    (prepared / "cityscapes-cut" / "prepared.json").unlink()  # as in the authors' own files
+    with pytest.raises(ValueError, match="12 test pictures, but there are 24 label maps"):
+        run("cityscapes-cut", settings, tmp_path / "work", prepared, "paper")
+    assert not list((tmp_path / "work").glob("cut-*"))
+
+
+def test_a_segmenter_of_other_classes_is_refused(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = DRN(DRNConfig("basic", (1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4)), 34)
+    torch.save(network.state_dict(), tmp_path / "drn.pth")
+    monkeypatch.setenv(weights.WEIGHTS[sets.DRN_KEY].variable, str(tmp_path / "drn.pth"))
+    with pytest.raises(ValueError, match="34 classes"):
+        run("cityscapes-cut", published("cityscapes-cut"), tmp_path / "work", prepared, "paper")
+
+
+def test_sets_that_are_not_whole_are_refused_at_paper_scale(tmp_path: Path) -> None:
+    data = write_unpaired(tmp_path, "horse2zebra")
+    experiment = experiment_of("horse-zebra-cut")
+    with pytest.raises(ValueError, match="3 and 3 test pictures, the published set 120 and 140"):
+        experiment.check(experiment.scales["paper"].settings, data)
+    experiment.check(experiment.scales["paper"].settings, tmp_path / "elsewhere")  # told as missing later
+    experiment_of("cityscapes-cut").check(experiment_of("cityscapes-cut").scales["quick"].settings, None)
+
+
 def test_label_scores_need_a_segmenter(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFound, match="drn-d-22"):
         run("cityscapes-cut", published("cityscapes-cut"), tmp_path / "work", prepared, "paper")
@@ -288,8 +329,53 @@ def write_unpaired(root: Path, name: str, sizes: tuple[int, ...] = (40, 48, 56))
 
 def test_references_keep_their_sizes(tmp_path: Path) -> None:
     data = write_unpaired(tmp_path / "data", "horse2zebra")
-    found, _ = run("horse-zebra-cut", published("horse-zebra-cut"), tmp_path / "work", data, "paper")
+    settings = published("horse-zebra-cut")
+    found, _ = run("horse-zebra-cut", settings, tmp_path / "work", data, "paper")
     assert found["cut@horse-zebra", "fid"].samples == 3
+    for file in (data / "horse2zebra" / "testB").iterdir():
+        Image.open(file).resize((32, 32)).save(file)
+    resized, _ = run("horse-zebra-cut", settings, tmp_path / "work", data, "paper")
+    assert abs(resized["cut@horse-zebra", "fid"].value / found["cut@horse-zebra", "fid"].value - 1) > 0.01
+
+
+def test_a_damaged_picture_is_told_before_the_training_and_left_out_only_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_unpaired(tmp_path / "data", "horse2zebra")
+    file = data / "horse2zebra" / "trainB" / "1.jpg"
+    file.write_bytes(file.read_bytes()[:100])
+    settings = published("horse-zebra-cut")
+    with pytest.raises(ValueError, match=r"trainB/1\.jpg.*GENGAUGE_SKIP_DAMAGED"):
+        run("horse-zebra-cut", settings, tmp_path / "work", data, "paper")
+    assert not list((tmp_path / "work").glob("cut-*"))
+    monkeypatch.setenv("GENGAUGE_SKIP_DAMAGED", "1")
+    with pytest.warns(UserWarning, match=r"1 damaged of 3.*1\.jpg"):
+        run("horse-zebra-cut", settings, tmp_path / "work", data, "paper")
+
+
+def test_other_pictures_make_another_training(tmp_path: Path) -> None:
+    data = write_unpaired(tmp_path / "data", "horse2zebra")
+    method = published("horse-zebra-cut", 1).method
+    context = Context(None, 0, "paper", "cpu", data, tmp_path / "work", lambda done, total, doing: None)
+    for colour in ("red", "blue"):
+        Image.new("RGB", (40, 40), colour).save(data / "horse2zebra" / "trainA" / "0.jpg")
+        train(method, context)
+        train(method, context)  # found done
+    assert len(list((tmp_path / "work").glob("cut-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (translators.RECIPES["cyclegan"], "pool of earlier fakes"),
+        (replace(translators.RECIPES["cut"], negatives="both"), "bank of features"),
+    ],
+)
+def test_several_processes_are_refused_where_their_states_differ(recipe: Recipe, message: str, tmp_path: Path) -> None:
+    folders = FEW.open(Context(None, 0, "quick", "cpu", None, tmp_path, lambda done, total, doing: None), "train")
+    group = Processes(count=2)
+    with pytest.raises(ValueError, match=message):
+        train_unpaired(replace(recipe, batch=2), folders, tmp_path / "work", {}, seed=0, device="cpu", processes=group)
 
 
 @pytest.fixture
@@ -348,6 +434,7 @@ def test_a_pair_of_pictures_is_enough_for_sincut_and_more_are_refused(
     Image.new("RGB", (70, 70)).save(data / "single_image" / "trainA" / "second.png")
     with pytest.raises(ValueError, match="one of each"):
         run("single-image", settings, tmp_path / "work2", data, "small")
+    assert not (tmp_path / "work2").exists()  # told before anything is trained
 
 
 def test_a_trained_network_is_built_again_from_its_weights() -> None:

@@ -582,3 +582,8 @@ def test_a_few_steps_lower_the_contrastive_loss() -> None:
     x = reals(recipe)
     losses = [training.step(x, generator=seeded(i))["NCE"].item() for i in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_sincut_is_not_shared_by_processes() -> None:
+    with pytest.raises(ValueError, match="with several the loss is another"):
+        contrastive.Training(SINCUT, "meta", processes=2)

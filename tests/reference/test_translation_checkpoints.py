@@ -186,3 +186,12 @@ def test_other_networks_are_no_drn() -> None:
         published_drn({k: v for k, v in state.items() if not k.startswith("base.5.")})
     with pytest.raises(ValueError, match=r"missing: seg\.weight"):  # the trunk as it comes from ImageNet
         published_drn({k: v for k, v in state.items() if not k.startswith("seg.")})
+
+
+def test_what_would_compute_something_else_is_refused() -> None:
+    state = dict(ResnetGenerator(2, 4).state_dict())
+    name = next(key for key in state if key.endswith("filt"))
+    with pytest.raises(ValueError, match=f"{name} is another filter"):
+        from_published({**state, name: torch.zeros_like(state[name])}, ResnetGenerator(2, 4))
+    with pytest.raises(ValueError, match="is empty"):
+        published_config({**state, "model.1.weight": torch.zeros(0, 3, 7, 7)})

@@ -33,7 +33,7 @@ from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.unpaired import Recipe
 from gengauge.benchmarks.zoo import translators
 from gengauge.benchmarks.zoo.meadows import Meadows
-from gengauge.datasets.folder import list_pictures, load_square
+from gengauge.datasets.folder import load_square
 from gengauge.datasets.unpaired import UnpairedFolders
 from gengauge.reference.cut.losses import LinearSchedule
 from gengauge.reference.cut.recipes import CUT, CYCLEGAN, CYCLEGAN_2017, FASTCUT
@@ -85,7 +85,8 @@ def open_test(s: Settings, context: Context) -> Test:
     """
     folders = s.method.data.open(context, "test")
     judge = s.method.data.judge(context) if LABELS[0] in s.columns else None
-    distances = Distances.of(list_pictures(folders.b.path), load_network("inception"), context.device)
+    references = [folders.b.path / file for file in folders.b.files]
+    distances = Distances.of(references, load_network("inception"), context.device)
     return Test(folders, distances, judge)
 
 
@@ -194,6 +195,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                     columns=tuple(published.get(k, KID) for k in keys),
                     scales=scales,
                     run=compare,
+                    check=check,
                     reads=reads,
                     train=train_row,
                     measure=measure_file,
@@ -210,7 +212,15 @@ def train_row(context: Context) -> object:
 def reads(settings: Settings, root: Path) -> Path | None:
     """The part of a folder of data sets that a row reads."""
     data = settings.method.data
-    return None if isinstance(data, World) else data.find(root)
+    if isinstance(data, World):
+        return None
+    return root if data.labels and data.find(root) else data.find(root)
+
+
+def check(settings: Settings, root: Path | None) -> None:
+    """Refuses a published set that is not whole."""
+    if not isinstance(settings.method.data, World):
+        settings.method.data.check(root)
 
 
 def _label_cells(column: str) -> dict[str, Cell]:

@@ -74,6 +74,9 @@ def cost(context: Context) -> Iterator[Result]:
     ways = {method: lambda t=training: step(t) for method, training in trainings.items()}
     for way in ways.values():
         way()  # the optimisers' states are made
+    for training in trainings.values():
+        for optimiser in training.optimisers.values():
+            optimiser.zero_grad()  # the gradients that an iteration makes are counted in it
     memory = {method: working_bytes(way, context.device) + _held(trainings[method]) for method, way in ways.items()}
     total = s.rounds * s.repeats * len(ways)
     samples = alternate(

@@ -81,9 +81,11 @@ def train(method: Method, context: Context) -> Trained | None:
     """
     group, device = join(context.device)
     folders = method.data.open(context, "train")
-    config = {"data": repr(method.data), "recipe": repr(method.recipe)}
+    config = {"data": folders.fingerprint(), "recipe": repr(method.recipe)}
     name = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     folder = f"cut-{name}-seed{context.seed}"
+    if group.main and not (context.work / folder).exists():
+        folders.check()  # a damaged picture would be met days later
     found = train_unpaired(
         method.recipe,
         folders,

@@ -17,6 +17,7 @@ from gengauge.benchmarks.papers.cut.comparison import (
     PUBLISHED,
     SEGMENTER,
     Settings,
+    check,
     open_test,
     reads,
     score,
@@ -84,6 +85,7 @@ def table_and_experiments(tables: tuple[Table, ...]) -> tuple[Table, tuple[Exper
             columns=tuple(published.get(key, KID) for key in s.columns),
             scales={"paper": AtScale(s, 1, Limits(DAY, 16), 4, _plan(s), SEGMENTER if LABELS[0] in s.columns else ())},
             run=released,
+            check=check,
             reads=reads,
         )
         for row, s in ROWS.items()

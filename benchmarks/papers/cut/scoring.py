@@ -26,7 +26,6 @@ from gengauge.reference.nets.stylegan2.translation import StyleTranslator
 
 Array = np.ndarray[Any, Any]
 Tell = Callable[[int, int], None]
-Segment = Callable[[Sequence[Path]], Iterator[Array]]
 MODE: Mode = "legacy_pytorch"  # of resizing: inside the network, bilinear, not antialiased
 
 

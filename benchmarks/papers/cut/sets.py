@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from gengauge.benchmarks.segmenters import load_segmenter, segment
 from gengauge.benchmarks.zoo import meadows, segmenter
 from gengauge.benchmarks.zoo.meadows import Meadows
 from gengauge.datasets.catalogue import data_set
-from gengauge.datasets.cityscapes import CLASSES, SCORE_SIZE, CityscapesTruth, read_preparation
+from gengauge.datasets.cityscapes import CLASSES, SCORE_SIZE, CityscapesTruth, names_digest, read_preparation
 from gengauge.datasets.folder import read_picture
 from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.unpaired import Direction, Phase, UnpairedFolders
@@ -121,6 +122,7 @@ class Folders:
     key: str
     direction: Direction = "AtoB"
     labels: str | None = None
+    test: tuple[int, int] | None = None  # pictures of the published sides A and B
 
     def find(self, root: Path | None) -> Path | None:
         """Where the set lies in a folder of data sets."""
@@ -128,15 +130,49 @@ class Folders:
 
     def open(self, context: Context, phase: Phase) -> UnpairedFolders:
         """Raises DataNotFound, and ValueError for a folder without pictures."""
-        return UnpairedFolders(_found(self.key, context.data), phase, direction=self.direction)
+        skip = os.environ.get("GENGAUGE_SKIP_DAMAGED", "") not in ("", "0")
+        return UnpairedFolders(_found(self.key, context.data), phase, skip, self.direction)
 
     def judge(self, context: Context) -> Judge | None:
-        """DRN for a set with labels. Raises DataNotFound, WeightsNotFound."""
+        """DRN for a set with labels.
+
+        Raises DataNotFound, WeightsNotFound, and ValueError for a DRN of other classes, or for a prepared set that is
+        not of the label maps at hand, whose places would be others.
+        """
         if self.labels is None:
             return None
         _found(self.labels, context.data)
         assert context.data is not None
-        return CityscapesJudge(CityscapesTruth(context.data), load_segmenter(DRN_KEY), context.device)
+        network, truth = load_segmenter(DRN_KEY), CityscapesTruth(context.data)
+        if network.seg.out_channels != CLASSES:
+            raise ValueError(
+                f"{DRN_KEY} tells {network.seg.out_channels} classes apart, not the {CLASSES} of Cityscapes"
+            )
+        folder = _found(self.key, context.data)
+        told = read_preparation(folder)
+        if told is not None and told.names != names_digest(context.data):
+            raise ValueError(
+                f"{folder} was prepared from other photographs than are in {context.data} now; prepare it again"
+            )
+        files = self.open(context, "test").a.files
+        if told is None and len(files) != len(truth):
+            raise ValueError(f"{folder} has {len(files)} test pictures, but there are {len(truth)} label maps for them")
+        for file in files:
+            truth.place_of(file)
+        return CityscapesJudge(truth, network, context.device)
+
+    def check(self, root: Path | None) -> None:
+        """Refuses test folders that are not whole: their numbers would stand beside the published ones."""
+        folder = self.find(root)
+        if folder is None or self.test is None:
+            return
+        folders = UnpairedFolders(folder, "test")
+        found = len(folders.a), len(folders.b)
+        if found != self.test:
+            raise ValueError(
+                f"{folder} has {found[0]} and {found[1]} test pictures, the published set {self.test[0]} and "
+                f"{self.test[1]}; fetch it again"
+            )
 
     def needs(self, data: Path | None) -> tuple[Need, ...]:
         """For `--dry-run`."""
@@ -162,7 +198,7 @@ def _found(key: str, root: Path | None) -> Path:
 
 
 Set = World | Folders
-CITYSCAPES = Folders("cityscapes-cut", "BtoA", labels="cityscapes")
-CITYSCAPES_VAL = Folders("cityscapes-val-for-cut", "BtoA", labels="cityscapes")
-HORSE2ZEBRA = Folders("horse2zebra")
-CAT2DOG = Folders("cat2dog")
+CITYSCAPES = Folders("cityscapes-cut", "BtoA", labels="cityscapes", test=(500, 500))
+CITYSCAPES_VAL = Folders("cityscapes-val-for-cut", "BtoA", labels="cityscapes", test=(500, 500))
+HORSE2ZEBRA = Folders("horse2zebra", test=(120, 140))
+CAT2DOG = Folders("cat2dog", test=(500, 500))

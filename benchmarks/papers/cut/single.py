@@ -51,21 +51,22 @@ class Settings:
 def single(context: Context) -> Iterator[Result]:
     """Trains on crops of the pair, translates the whole picture, and compares crops."""
     s: Settings = context.settings
-    translator = trained(s.method, context)
-    assert isinstance(translator, StyleTranslator)
     folders = s.method.data.open(context, "train")  # what is tested is what was trained on
     if len(folders.a) != 1 or len(folders.b) != 1:
         raise ValueError(
             f"{folders.root} has {len(folders.a)} and {len(folders.b)} pictures in trainA and trainB; SinCUT takes "
             "one of each"
         )
+    inception = load_network("inception")
+    translator = trained(s.method, context)
+    assert isinstance(translator, StyleTranslator)
     generator = torch.Generator(context.device).manual_seed(context.seed)
     how = s.method.evaluation
     ((_, made),) = translations(translator, folders, how, context.device, generator)
     source, target = (to_tensor(apply(folders.picture(side, 0), how, Choices())) for side in ("A", "B"))
     with torch.inference_mode():
         itself = translator(target[None].to(context.device), None, generator).cpu()
-    distances = Distances.of(_crops(_grey(target), context.seed), load_network("inception"), context.device)
+    distances = Distances.of(_crops(_grey(target), context.seed), inception, context.device)
     for row, picture in ((TRANSLATED, made), (SOURCE, _grey(source))):
         for found in distances.measure(row.key, _crops(picture, context.seed + 1), ("fid",)):
             yield Measurement(row.key, "fid_crops", found.value, samples=CROPS, note=found.note)
@@ -111,7 +112,7 @@ EXPERIMENT = Experiment(
             Limits(DAY, 16),
             2,
             plan(SMALL),
-            (("training", "100,000 iterations", f"{SMALL.iterations:,} iterations"),),
+            (("training", "100,000 iterations", f"{SMALL.iterations:,} iterations, the rate constant"),),
         ),
         "paper": AtScale(Settings(PAPER), 1, Limits(30 * DAY, 32), 8, plan(PAPER)),
     },
