@@ -29,7 +29,7 @@ def gengauge(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False)
 
 
-@pytest.mark.parametrize("command", ["list", "run", "train", "measure", "report", "eval", "zoo", "doctor"])
+@pytest.mark.parametrize("command", ["list", "run", "train", "measure", "report", "eval", "prepare", "zoo", "doctor"])
 def test_every_help_ends_with_an_example(command: str) -> None:
     text = call(command, "--help").stdout
     assert f"Example: gengauge {command}" in text
@@ -109,7 +109,7 @@ def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
     result = call("run", "gangealing", "--device", "cpu")
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
-    assert call("run", "cut", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
+    assert call("run", "custom_diffusion", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
 
 
 def test_rows_without_their_data_are_unavailable_and_say_how_to_get_it(tmp_path: Path) -> None:
@@ -148,10 +148,10 @@ def test_the_exit_status_tells_how_the_jobs_ended(
 
 
 def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:cut"))
-    result = call("run", "toy", "cut", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:gan_warping"))
+    result = call("run", "toy", "gan_warping", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
     assert result.exit_code == cli.UNAVAILABLE
-    assert "unavailable at scale quick: cut" in result.stdout
+    assert "unavailable at scale quick: gan_warping" in result.stdout
     assert len(read_records(tmp_path)) > 0
 
 
