@@ -148,7 +148,9 @@ def test_the_exit_status_tells_how_the_jobs_ended(
 
 
 def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:gan_warping"))
+    monkeypatch.setattr(
+        "gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:gan_warping")
+    )
     result = call("run", "toy", "gan_warping", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
     assert result.exit_code == cli.UNAVAILABLE
     assert "unavailable at scale quick: gan_warping" in result.stdout

@@ -63,24 +63,29 @@ class Conv(nn.Module):
 
 
 class Activation(nn.Module):
-    """A bias (1, C, 1, 1), a leaky ReLU of slope 0.2, and the factor sqrt(2)."""
+    """A bias (1, C, 1, 1), `flat` (C,), a leaky ReLU of slope 0.2, and the factor sqrt(2)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, flat: bool = False) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels) if flat else torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return bias_act(x, self.bias.flatten(), "lrelu")
 
 
 class ConvLayer(nn.Sequential):
-    """(N, I, H, W) to (N, O, H, W), or with `down` to half the sides; blurred before, activated after."""
+    """(N, I, H, W) to (N, O, H, W), or with `down` to half the sides; blurred before, activated after.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False, activate: bool = True) -> None:
+    SinCUT stores biases as pictures, other checkpoints of this layout `flat`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, down: bool = False, activate: bool = True, flat: bool = False
+    ) -> None:
         self.down = 2 if down else 1
         parts: list[nn.Module] = [Blur()] if down else []
         parts.append(Conv(inputs, outputs, kernel))
-        parts += [Activation(outputs)] if activate else []
+        parts += [Activation(outputs, flat)] if activate else []
         super().__init__(*parts)
         self.activated = activate
 
@@ -94,14 +99,17 @@ class ConvLayer(nn.Sequential):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 layers beside a shortcut, their sum over sqrt(2): (N, I, H, W) to (N, O, H, W), or half the sides."""
+    """Two 3x3 layers beside a shortcut, their sum over sqrt(2): (N, I, H, W) to (N, O, H, W), or half the sides.
 
-    def __init__(self, inputs: int, outputs: int, down: bool = True) -> None:
+    SinCUT's shortcut is the identity where nothing changes; with `flat` biases it always is a convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, down: bool = True, flat: bool = False) -> None:
         super().__init__()
-        self.conv1 = ConvLayer(inputs, inputs, 3)
-        self.conv2 = ConvLayer(inputs, outputs, 3, down=down)
+        self.conv1 = ConvLayer(inputs, inputs, 3, flat=flat)
+        self.conv2 = ConvLayer(inputs, outputs, 3, down=down, flat=flat)
         self.skip: nn.Module = nn.Identity()
-        if down or inputs != outputs:
+        if flat or down or inputs != outputs:
             self.skip = ConvLayer(inputs, outputs, 1, down=down, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
