@@ -180,6 +180,21 @@ DATA_SETS = (
         "belong into its folder cityscapes_val",
     ),
     DataSet(
+        "spair-71k",
+        "SPair-71k: folders JPEGImages, PairAnnotation and ImageAnnotation",
+        ("gangealing",),
+        ("SPair-71k", "spair/SPair-71k"),
+        "unpack SPair-71k.tar.gz from https://cvlab.postech.ac.kr/research/SPair-71k/data into the data folder",
+    ),
+    DataSet(
+        "cub",
+        "CUB-200-2011, and ACSM's list of validation pictures",
+        ("gangealing",),
+        ("CUB_200_2011", "cub/CUB_200_2011"),
+        "unpack CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158/files into the data folder, and put "
+        "val_cub_cleaned.mat from http://efrosgans.eecs.berkeley.edu/gangealing beside its folder CUB_200_2011",
+    ),
+    DataSet(
         "grumpifycat",
         "88 Russian Blue cats and 214 pictures of Grumpy Cat: folders trainA and trainB",
         ("cut",),

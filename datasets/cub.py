@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from scipy.io import loadmat
 
+from gengauge.datasets.catalogue import data_set
 from gengauge.datasets.key_points import KeyPointSet
 from gengauge.datasets.pictures_set import MAX_PIXELS, open_rgb
 from gengauge.datasets.sets import Array, DataNotFound
@@ -23,10 +24,7 @@ from gengauge.datasets.sets import Array, DataNotFound
 Box = tuple[int, int, int, int]
 LIST = "val_cub_cleaned.mat"
 FOLDER = "CUB_200_2011"
-REMEDY = (
-    "unpack CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 into the data folder, and put "
-    f"{LIST}, ACSM's list of validation pictures that GANgealing's preparation script fetches, beside {FOLDER}"
-)
+REMEDY = data_set("cub").remedy
 SIZE = 256
 KEY_POINTS = 15
 MARGIN = 0.05  # of a box's sides, that is added on each

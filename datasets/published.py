@@ -14,13 +14,19 @@ from gengauge.datasets.pictures_set import FolderSet
 from gengauge.datasets.sets import DataNotFound, PictureSet
 from gengauge.datasets.tfrecords import TFRecordSet
 
-# Sets of pairs, which datasets.edits reads.
-_PAIRS = ("church_outdoor_sdedit", "cityscapes-edit")
-# Sets of two sides, which datasets.unpaired reads, and what they are prepared from.
-_UNPAIRED = (
-    "horse2zebra", "cat2dog", "cityscapes", "cityscapes-cut", "cityscapes-val-for-cut", "grumpifycat",
-    "single_image_monet_etretat", "single_image",
-)  # fmt: skip
+# Sets that are no plain pictures, and who reads them.
+_READ_BY = {
+    **dict.fromkeys(("church_outdoor_sdedit", "cityscapes-edit"), "edits"),
+    **dict.fromkeys(
+        (
+            "horse2zebra", "cat2dog", "cityscapes", "cityscapes-cut", "cityscapes-val-for-cut", "grumpifycat",
+            "single_image_monet_etretat", "single_image",
+        ),
+        "unpaired",
+    ),
+    "spair-71k": "spair",
+    "cub": "cub",
+}  # fmt: skip
 _SPLITS = {"cifar10": ("train", "test"), "cifar100": ("train", "test"), "imagenet": ("train", "test")}
 
 
@@ -32,13 +38,11 @@ def open_set(key: str, root: Path | None, resolution: int, split: str = "train")
     kinds are made from `FolderSet.original`.
 
     Raises DataNotFound with the catalogue's remedy, KeyError for an unknown key, ValueError for a split or resolution
-    that the set does not have, for a set of pairs or of two sides and for damaged files.
+    that the set does not have, for a set that another module reads and for damaged files.
     """
     entry = data_set(key)
-    if key in _PAIRS:
-        raise ValueError(f"{key} holds pairs of an original and an edit: read it with gengauge.datasets.edits")
-    if key in _UNPAIRED:
-        raise ValueError(f"{key} has two sides: read it with gengauge.datasets.unpaired")
+    if key in _READ_BY:
+        raise ValueError(f"{key} is no plain set of pictures: read it with gengauge.datasets.{_READ_BY[key]}")
     splits = _SPLITS.get(key, ("train",))
     if split not in splits:
         raise ValueError(f"{key} has no split {split!r}; it has {' and '.join(splits)}")

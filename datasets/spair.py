@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from gengauge.datasets.catalogue import data_set
 from gengauge.datasets.key_points import KeyPointSet
 from gengauge.datasets.pictures_set import open_rgb
 from gengauge.datasets.sets import Array, DataNotFound
 from gengauge.datasets.squares import Fit, fitted, frame
 
 Split = Literal["trn", "val", "test"]
-PAGE = "https://cvlab.postech.ac.kr/research/SPair-71k"
-REMEDY = f"unpack SPair-71k.tar.gz from {PAGE} into the folder SPair-71k of the data folder"
+REMEDY = data_set("spair-71k").remedy
 SIZE = 256
 CATEGORIES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dog", "horse", "motorbike",

@@ -63,9 +63,9 @@ def test_a_split_that_a_set_lacks_is_named(tmp_path: Path, key: str) -> None:
         open_set(key, tmp_path, 32, "all")
 
 
-@pytest.mark.parametrize("key", PAIRS)
-def test_a_set_of_pairs_has_a_reader_of_its_own(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValueError, match=f"{key} holds pairs.*datasets.edits"):
+@pytest.mark.parametrize(("key", "reader"), [*((k, "edits") for k in PAIRS), *((k, "unpaired") for k in UNPAIRED)])
+def test_a_set_that_is_no_plain_pictures_has_a_reader_of_its_own(tmp_path: Path, key: str, reader: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} is no plain set.*datasets.{reader}"):
         open_set(key, tmp_path, 32)
 
 
