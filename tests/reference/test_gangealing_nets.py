@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gengauge.benchmarks.zoo import stylegan2_cat
 from gengauge.reference.gangealing.classifier import ResnetClassifier, trunk_of
 from gengauge.reference.gangealing.flips import forward_with_flip, mirror
 from gengauge.reference.gangealing.heads import FlowHead, SimilarityHead, similarity_matrices, squared
@@ -33,7 +34,8 @@ from gengauge.reference.gangealing.warps import (
     resize_grid,
     warp,
 )
-from gengauge.reference.nets.stylegan2.rosinality import Generator, channels_of
+from gengauge.reference.nets.stylegan2 import generator as nvidia
+from gengauge.reference.nets.stylegan2.rosinality import Generator, channels_of, from_generator
 from gengauge.reference.nets.stylegan2.translation import StyleTranslator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -528,3 +530,18 @@ def test_what_a_classifier_refuses() -> None:
         small_classifier(5).upright(draws(1, 3, 128, 128))
     with pytest.raises(ValueError, match="with S 64 or 128"):
         small_classifier()(draws(1, 3, 96, 96))
+
+
+def test_the_zoos_generator_makes_the_same_pictures_under_these_names() -> None:
+    theirs = stylegan2_cat.load()
+    mine = from_generator(theirs)
+    z = torch.randn(3, theirs.z_dim, generator=torch.Generator().manual_seed(0))
+    w = theirs.mapping(z, None)
+    assert torch.allclose(mine.style(z), w[:, 0], atol=1e-5)
+    with torch.no_grad():
+        expected = theirs.synthesis(w, "const")
+        found = mine([z], randomize_noise=False)
+    assert (found - expected).abs().max() < 1e-4
+    assert expected.std() > 0.1
+    with pytest.raises(ValueError, match="only unconditional"):
+        from_generator(nvidia.Generator(8, 3, 8, 8))

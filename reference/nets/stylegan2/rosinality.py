@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gengauge.reference.nets.stylegan2 import generator as nvidia
 from gengauge.reference.nets.stylegan2.layers import FullyConnectedLayer, resolutions_up_to, works_in_half
 from gengauge.reference.nets.stylegan2.ops import conv2d_resample, modulated_conv2d, normalise_2nd_moment, upsample2d
 from gengauge.reference.nets.stylegan2.translation import Activation, Blur, Conv, NoiseInjection
@@ -148,9 +149,10 @@ class ConstantInput(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents (N, style_dim) to pictures (N, 3, size, size), about [-1, 1]. 30,034,338 parameters at 256 px.
+    """Latents (N, z_dim) to pictures (N, 3, size, size), about [-1, 1]. 30,034,338 parameters at 256 px.
 
-    `style` maps z to w. Channels are `base_channels` up to 32 px. The `num_fp16_res` highest resolutions use the
+    `style` maps z to w, z being as long as w in the published ones. Channels are `base_channels` up to 32 px, or the
+    `widths` of all resolutions from 4 px on. The `num_fp16_res` highest resolutions use the
     normalised modulation that generators trained with ADA need; they compute in half precision, on a GPU, only without
     `run_fp32`.
     """
@@ -165,13 +167,16 @@ class Generator(nn.Module):
         lr_mlp: float = 0.01,
         num_fp16_res: int = 0,
         run_fp32: bool = True,
+        z_dim: int | None = None,
+        widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         resolutions = resolutions_up_to(size)
-        self.size, self.style_dim = size, style_dim
+        self.size, self.style_dim, self.z_dim = size, style_dim, z_dim or style_dim
         self.n_latent, self.num_layers = 2 * len(resolutions), 2 * len(resolutions) - 1
-        widths = [channels_of(resolution, channel_multiplier, base_channels) for resolution in resolutions]
-        layers = [FullyConnectedLayer(style_dim, style_dim, "lrelu", lr_mlp) for _ in range(n_mlp)]
+        widths = widths or [channels_of(resolution, channel_multiplier, base_channels) for resolution in resolutions]
+        lengths = [self.z_dim, *[style_dim] * (n_mlp - 1)]
+        layers = [FullyConnectedLayer(features, style_dim, "lrelu", lr_mlp) for features in lengths]
         self.style = nn.Sequential(PixelNorm(), *layers)
         self.input = ConstantInput(widths[0])
         self.conv1 = StyledConv(widths[0], widths[0], style_dim)
@@ -260,6 +265,42 @@ class Generator(nn.Module):
         return image
 
     def _checked(self, z: Tensor) -> Tensor:
-        if z.ndim != 2 or z.shape[1] != self.style_dim:
-            raise ValueError(f"z must be (N, {self.style_dim}), not {tuple(z.shape)}")
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z must be (N, {self.z_dim}), not {tuple(z.shape)}")
         return z
+
+
+def from_generator(network: nvidia.Generator) -> Generator:
+    """A generator under this port's names with the weights of one under NVIDIA's: the same pictures of the same w.
+
+    Raises ValueError for one with labels, without noise or of another architecture than `skip`.
+    """
+    synthesis, state = network.synthesis, network.state_dict()
+    if network.c_dim or "synthesis.b4.torgb.weight" not in state or "synthesis.b4.conv1.noise_strength" not in state:
+        raise ValueError("only unconditional generators with noise and pictures at every resolution have this form")
+    layers, pictures = {"conv1": "b4.conv1"}, {"to_rgb1": "b4.torgb"}
+    for i, resolution in enumerate(synthesis.block_resolutions[1:]):
+        layers |= {f"convs.{2 * i}": f"b{resolution}.conv0", f"convs.{2 * i + 1}": f"b{resolution}.conv1"}
+        pictures[f"to_rgbs.{i}"] = f"b{resolution}.torgb"
+    found = {"input.input": state["synthesis.b4.const"][None]}
+    for i in range(network.mapping.num_layers):
+        found |= {f"style.{i + 1}.{part}": state[f"mapping.fc{i}.{part}"] for part in ("weight", "bias")}
+    for name, theirs in (layers | pictures).items():
+        found[f"{name}.conv.weight"] = state[f"synthesis.{theirs}.weight"][None]
+        for part in ("weight", "bias"):
+            found[f"{name}.conv.modulation.{part}"] = state[f"synthesis.{theirs}.affine.{part}"]
+    for i, (name, theirs) in enumerate(layers.items()):
+        found[f"{name}.activate.bias"] = state[f"synthesis.{theirs}.bias"]
+        found[f"{name}.noise.weight"] = state[f"synthesis.{theirs}.noise_strength"].view(1)
+        found[f"noises.noise_{i}"] = state[f"synthesis.{theirs}.noise_const"][None, None]
+    for name, theirs in pictures.items():
+        found[f"{name}.bias"] = state[f"synthesis.{theirs}.bias"].view(1, -1, 1, 1)
+    made = Generator(
+        network.img_resolution,
+        network.w_dim,
+        network.mapping.num_layers,
+        z_dim=network.z_dim,
+        widths=[state[f"synthesis.b{r}.conv1.weight"].shape[0] for r in synthesis.block_resolutions],
+    )
+    made.load_state_dict({**made.state_dict(), **found})  # the filters are its own
+    return made
