@@ -84,7 +84,7 @@ class ClassifierTraining:
             group["lr"] = self.how.lr * self.how.schedule.factor(self.iteration)
         z = draws.z
         if z is None:
-            z = torch.randn(self.batch, self.g.style_dim, generator=generator, device=self.device)
+            z = torch.randn(self.batch, self.g.z_dim, generator=generator, device=self.device)
         with torch.no_grad():
             made = make_pictures(self.g, self.ll, self.t.flow_size, 0.0, z, draws, generator)
             aligned = align(self.t, self.loss, made, self.recipe)

@@ -21,7 +21,7 @@ def sample_w(g: Generator, count: int, generator: torch.Generator | None = None,
     """Latents w (count, D) of normal z, from a generator on the network's device."""
     device = next(g.parameters()).device
     sizes = [min(chunk, count - start) for start in range(0, count, chunk)]
-    return torch.cat([g.style(torch.randn(size, g.style_dim, generator=generator, device=device)) for size in sizes])
+    return torch.cat([g.style(torch.randn(size, g.z_dim, generator=generator, device=device)) for size in sizes])
 
 
 def learner(

@@ -237,7 +237,7 @@ class Training:
         """
         z = draws.z
         if z is None:
-            z = torch.randn(self.batch, self.g.style_dim, generator=generator, device=self.device)
+            z = torch.randn(self.batch, self.g.z_dim, generator=generator, device=self.device)
         for name, rate in self.rates().items():
             for group in self.optimisers[name].param_groups if name in self.optimisers else ():
                 group["lr"] = rate
