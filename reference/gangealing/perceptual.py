@@ -6,7 +6,7 @@ Source: Zhang et al., CVPR 2018; Peebles et al. 2022, section 4 ("SSL"), whose t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,11 @@ class PerceptualLoss(nn.Module):
         if kind not in get_args(Kind):
             raise ValueError(f"a perceptual loss is {' or '.join(get_args(Kind))}, not {kind!r}")
         self.kind = kind
-        self.network = (network or LPIPS("vgg")).requires_grad_(False).eval()
+        # The layout in which convolutions need no reordering, and neighbouring numbers are one place's channels.
+        self.network = (network or LPIPS("vgg")).requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        for module in self.network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = True  # nobody looks at what was before it
 
     def train(self, mode: bool = True) -> PerceptualLoss:
         """Changes nothing but this module's own flag."""
@@ -50,13 +54,23 @@ class PerceptualLoss(nn.Module):
 
         Raises ValueError for pictures of two shapes.
         """
-        return self.between(self.features(a), self.features(b))
+        if a.shape != b.shape:
+            raise ValueError("two batches of pictures of one shape are compared")
+        if a.requires_grad == b.requires_grad:
+            taps = [tap.chunk(2) for tap in self._taps(torch.cat([a, b]))]
+        else:  # one pass of both would have a gradient of both
+            taps = [*zip(self._taps(a), self._taps(b), strict=True)]
+        return [cast(Tensor, _TapDistance.apply(x, y, self.weights(i))) for i, (x, y) in enumerate(taps)]
+
+    def weights(self, tap: int) -> Tensor | None:
+        """How much each channel of a tap counts, (C,); None: all alike."""
+        if self.kind == "vgg_ssl":
+            return None
+        return self.network.get_parameter(f"lin{tap}.model.1.weight").flatten()
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The five taps of pictures, each place's channels scaled to length 1, for many distances to the same ones."""
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"pictures are (N, 3, H, W), not {tuple(x.shape)}")
-        return [tap / (tap.square().sum(1, keepdim=True).sqrt() + _EPS) for tap in self.network.taps(x)]
+        return [tap / (tap.square().sum(1, keepdim=True).sqrt() + _EPS) for tap in self._taps(x)]
 
     def between(self, a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
         """The five parts (N,) of the distance between what `features` found; one of the two may be of one picture."""
@@ -64,11 +78,47 @@ class PerceptualLoss(nn.Module):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             if x.shape[1:] != y.shape[1:] or (len(x) != len(y) and 1 not in (len(x), len(y))):
                 raise ValueError("two batches of pictures of one shape are compared")
-            squares = (x - y).square()
-            if self.kind == "lpips":
-                squares = self.network.get_submodule(f"lin{i}").get_submodule("model")(squares)
+            squares, weights = (x - y).square(), self.weights(i)
+            squares = squares if weights is None else squares * weights.view(-1, 1, 1)
             out.append(squares.sum(1).mean((1, 2)))
         return out
+
+    def _taps(self, x: Tensor) -> list[Tensor]:
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"pictures are (N, 3, H, W), not {tuple(x.shape)}")
+        return self.network.taps(x.contiguous(memory_format=torch.channels_last))
+
+
+class _TapDistance(torch.autograd.Function):
+    """A tap's part (N,) of the distance between activations x and y (N, C, H, W), with channel weights (C,) or None.
+
+    What `between` makes of `features`, in a third of the passes over memory: the gradient is written out by hand.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
+        lengths = [torch.linalg.vector_norm(tap, dim=1, keepdim=True).add_(_EPS) for tap in (x, y)]
+        units = [tap / length for tap, length in zip((x, y), lengths, strict=True)]
+        difference = units[0] - units[1]
+        weighed = difference if weights is None else difference * weights.view(-1, 1, 1)
+        ctx.save_for_backward(weighed, *units, *lengths)
+        return (weighed * difference).sum(1).mean((1, 2))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weighed, *others = ctx.saved_tensors
+        share = gradients[0].view(-1, 1, 1, 1) * (2 / weighed[0, 0].numel())
+        out: list[Tensor | None] = []
+        for i, sign in enumerate((1, -1)):
+            unit, length = others[i], others[2 + i]
+            if not ctx.needs_input_grad[i]:
+                out.append(None)
+                continue
+            # Of a unit only what is across it counts; where nothing is active the epsilon keeps the quotient finite.
+            along = (unit * weighed).sum(1, keepdim=True)
+            out.append(torch.addcmul(weighed, unit, along, value=-1).mul_(share * sign / length))
+        return out[0], out[1], None
 
 
 def from_torchvision(state: Mapping[str, Tensor], network: LPIPS) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ The published code's rounding to the flow's grid and its scales are kept, for th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -104,14 +105,20 @@ def transfer_points(
     if a.shape != b.shape:
         raise ValueError(f"points go between pictures of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     resolution = a.shape[-1]
-    of_a = network(a, iters=iters, policy=policy_a, padding_mode=padding_mode)
-    of_b = network(b, iters=iters, policy=policy_b, padding_mode=padding_mode)
+    both = _together(network, [(a, policy_a), (b, policy_b)], iters, padding_mode)
+    of_a, of_b = _each(both, slice(len(a))), _each(both, slice(len(a), None))
     return uncongeal_points(of_b, congeal_points(of_a, points, resolution), resolution)
+
+
+MOST_PICTURES = 32  # that are warped at a time, for memory's sake
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Pairs of pictures, mirrored so that their flows are smoothest, and their points."""
+    """Pairs of pictures, mirrored so that their flows are smoothest, their points, and how they were warped.
+
+    The last is known of pairs that `match_flows` made.
+    """
 
     a: Tensor  # (N, 3, S, S)
     b: Tensor
@@ -119,6 +126,8 @@ class Matched:
     points_b: Tensor
     pick: Tensor  # (N,) int64: 0 as given, 1 a mirrored, 2 b mirrored, 3 both
     order: Tensor  # (N, P) int64: which of the given points of a each of `points_a` is
+    warped_a: Warped | None = None
+    warped_b: Warped | None = None
 
 
 @torch.no_grad()
@@ -142,14 +151,15 @@ def match_flows(
     """
     _check(points_a, a)
     _check(points_b, b)
-
-    def variation(x: Tensor, policy: Tensor | None) -> Tensor:
-        warped = network(x, iters=iters, policy=policy, padding_mode=padding_mode)
-        return total_variation(warped.delta)
-
-    of_a = [variation(x, policy_a) for x in (a, mirror(a))]
-    of_b = [variation(x, policy_b) for x in (b, mirror(b))]
-    pick = torch.stack([of_a[i] + of_b[j] for j, i in product((0, 1), repeat=2)], 1).argmin(1)
+    if a.shape != b.shape:
+        raise ValueError(f"pairs are of pictures of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    # One pass for the four of each pair: the networks' weights are read once.
+    four = [(a, policy_a), (mirror(a), policy_a), (b, policy_b), (mirror(b), policy_b)]
+    warped = _together(network, four, iters, padding_mode)
+    if warped.delta is None:
+        raise ValueError("pictures are matched by how smooth their flows are, and this transformer has no flow")
+    of = total_variation(warped.delta).view(4, len(a))
+    pick = torch.stack([of[i] + of[2 + j] for j, i in product((0, 1), repeat=2)], 1).argmin(1)
     flip_a, flip_b = pick % 2 == 1, pick >= 2
     points_a, points_b = _mirrored(points_a, flip_a, a.shape[-1]), _mirrored(points_b, flip_b, b.shape[-1])
     order = torch.arange(points_a.shape[1], device=a.device).expand(len(a), -1)
@@ -159,7 +169,71 @@ def match_flows(
         for flipped in (flip_a, flip_b):
             order = torch.where(flipped[:, None], order[:, permutation], order)
         points_a = points_a.gather(1, order[:, :, None].expand(-1, -1, 2))
-    return Matched(mirror(a, flip_a), mirror(b, flip_b), points_a, points_b, pick, order)
+    rows = torch.arange(len(a), device=a.device)
+    of_a, of_b = (_each(warped, index) for index in (rows + len(a) * flip_a, rows + len(a) * (2 + flip_b.long())))
+    return Matched(mirror(a, flip_a), mirror(b, flip_b), points_a, points_b, pick, order, of_a, of_b)
+
+
+@torch.no_grad()
+def transfer_matched(matched: Matched, back: bool = False) -> Tensor:
+    """What `transfer_points` gives for matched pairs, without warping their pictures again: (N, P, 2) on b.
+
+    With `back` the points of b on a. Raises ValueError for pairs that `match_flows` did not make.
+    """
+    if matched.warped_a is None or matched.warped_b is None:
+        raise ValueError("how these pairs are warped is not known; use transfer_points")
+    resolution = matched.a.shape[-1]
+    if back:
+        points = congeal_points(matched.warped_b, matched.points_b, resolution)
+        return uncongeal_points(matched.warped_a, points, resolution)
+    points = congeal_points(matched.warped_a, matched.points_a, resolution)
+    return uncongeal_points(matched.warped_b, points, resolution)
+
+
+def _together(
+    network: SpatialTransformer | ComposedSTN,
+    groups: Sequence[tuple[Tensor, Tensor | None]],
+    iters: int,
+    padding_mode: Padding,
+) -> Warped:
+    """Groups of pictures, each with the policy that chooses its heads, warped one after the other in one result."""
+    pictures, policies = torch.cat([x for x, _ in groups]), [policy for _, policy in groups if policy is not None]
+    if network.num_heads > 1 and len(policies) < len(groups):
+        raise ValueError(f"of {network.num_heads} heads a policy must choose one for each picture")
+    policy = torch.cat(policies) if network.num_heads > 1 else None
+    parts = []
+    for start in range(0, len(pictures), MOST_PICTURES):
+        some = slice(start, start + MOST_PICTURES)
+        chosen = None if policy is None else policy[some]
+        parts.append(network(pictures[some], iters=iters, policy=chosen, padding_mode=padding_mode))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[Warped]) -> Warped:
+    """Results one after the other."""
+
+    def joined(fields: list[Tensor | None]) -> Tensor | None:
+        known = [field for field in fields if field is not None]
+        return torch.cat(known) if known else None
+
+    return Warped(
+        torch.cat([part.image for part in parts]),
+        torch.cat([part.grid for part in parts]),
+        joined([part.matrix for part in parts]),
+        joined([part.delta for part in parts]),
+        tuple(torch.cat(steps) for steps in zip(*(part.iterates for part in parts), strict=True)),
+    )
+
+
+def _each(warped: Warped, index: Tensor | slice) -> Warped:
+    """Some of the results."""
+    return Warped(
+        warped.image[index],
+        warped.grid[index],
+        None if warped.matrix is None else warped.matrix[index],
+        None if warped.delta is None else warped.delta[index],
+        tuple(step[index] for step in warped.iterates),
+    )
 
 
 def _mirrored(points: Tensor, chosen: Tensor, resolution: int) -> Tensor:

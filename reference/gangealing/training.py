@@ -203,7 +203,7 @@ class Training:
         self.t, self.ll = (t or recipe.build()).to(device).train(), ll.to(device).train()
         self.t_ema = copy.deepcopy(self.t).requires_grad_(False).eval()
         self.networks: dict[str, nn.Module] = {"T": self.t, "T_ema": self.t_ema, "LL": self.ll}
-        fused = torch.device(device).type == "cuda"
+        fused = torch.device(device).type in ("cpu", "cuda")  # one pass over memory instead of eight
         self.optimisers = {"T": torch.optim.Adam(list(self.t.parameters()), recipe.lr, recipe.betas, fused=fused)}
         if not recipe.freeze_ll:
             self.optimisers["LL"] = torch.optim.Adam([ll.coefficients], recipe.ll_lr, recipe.betas, fused=fused)

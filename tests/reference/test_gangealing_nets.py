@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from gengauge.reference.gangealing.points import (
     match_flows,
     nearest_index,
     normalise,
+    transfer_matched,
     transfer_points,
     uncongeal_points,
     unnormalise,
@@ -469,9 +471,36 @@ def test_matching_tells_the_order_of_points() -> None:
     assert torch.equal(found.points_b, plain.points_b)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("num_heads", [1, 3])
+@pytest.mark.parametrize("most", [32, 3])
+def test_matched_pairs_are_not_warped_again(num_heads: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By both ways points come to the same places, of few pictures at a time as of all."""
+    monkeypatch.setattr("gengauge.reference.gangealing.points.MOST_PICTURES", most)
+    network, a, b = transformer(num_heads, 0.2), draws(4, 3, 128, 128), draws(4, 3, 128, 128, seed=1)
+    policies = (None, None) if num_heads == 1 else (torch.eye(3)[[0, 1, 2, 0]], torch.eye(3)[[2, 0, 1, 1]])
+    points = torch.rand(2, 4, 6, 2, generator=torch.Generator().manual_seed(2)) * 127
+    found = match_flows(network, a, b, points[0], points[1], None, 2, *policies, "reflection")
+    assert len(found.pick.unique()) > 1
+    there = transfer_points(network, found.a, found.b, found.points_a, 2, *policies, "reflection")
+    back = transfer_points(network, found.b, found.a, found.points_b, 2, *policies[::-1], "reflection")
+    assert (transfer_matched(found) - there).abs().max() < 1e-3
+    assert (transfer_matched(found, back=True) - back).abs().max() < 1e-3
+    for of, warped, policy in ((found.a, found.warped_a, policies[0]), (found.b, found.warped_b, policies[1])):
+        alone = network(of, iters=2, policy=policy, padding_mode="reflection")
+        assert warped is not None
+        assert (warped.grid - alone.grid).abs().max() < 1e-5
+        assert len(warped.iterates) == 2
+    with pytest.raises(ValueError, match="use transfer_points"):
+        transfer_matched(replace(found, warped_b=None))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda t, x: transfer_points(transformer(2), x, x, draws(2, 3, 2), 1, torch.eye(2)), "of 2 heads"),
+        (lambda t, x: match_flows(t, x, x[:, :, :64, :64], draws(2, 3, 2), draws(2, 3, 2)), "of one shape"),
+        (lambda t, x: match_flows(t.similarity, x, x, draws(2, 3, 2), draws(2, 3, 2)), "has no flow"),
         (lambda t, x: transfer_points(t, x, x[:, :, :64, :64], draws(2, 3, 2)), "of one shape"),
         (lambda t, x: transfer_points(t, x, x, draws(2, 3, 3)), r"points of 2 pictures are \(2, P, 2\)"),
         (lambda t, x: transfer_points(t, x, x, draws(1, 3, 2)), "points of 2 pictures"),

@@ -20,7 +20,7 @@ from gengauge.reference.gangealing.classifier import ResnetClassifier
 from gengauge.reference.gangealing.classifier_training import ClassifierRecipe, ClassifierTraining
 from gengauge.reference.gangealing.latents import DirectionInterpolator, kmeans_plus_plus
 from gengauge.reference.gangealing.pca import incremental_pca
-from gengauge.reference.gangealing.perceptual import PerceptualLoss, from_torchvision
+from gengauge.reference.gangealing.perceptual import PerceptualLoss, _TapDistance, from_torchvision
 from gengauge.reference.gangealing.spatial_transformer import ComposedSTN, SpatialTransformer
 from gengauge.reference.gangealing.splatting import splat
 from gengauge.reference.gangealing.starting import learner, sample_w
@@ -52,6 +52,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 class Pixels(PerceptualLoss):
     """Means of small squares instead of features: what is learnt is not looked at."""
+
+    def by_layer(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        return self.between(self.features(a), self.features(b))
 
     def features(self, x: Tensor) -> list[Tensor]:
         return [nn.functional.avg_pool2d(x, 4)]
@@ -357,6 +360,32 @@ def test_the_self_supervised_trunk_comes_by_torchvisions_names() -> None:
         PerceptualLoss("l2", other)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", ["lpips", "vgg_ssl"])
+def test_distances_of_two_batches_are_those_of_their_features(kind: Any) -> None:
+    """The gradient is written out for two batches; torch makes that of features."""
+    loss = PerceptualLoss(kind, _NETWORK)
+    a, b = (torch.rand(2, 3, 48, 32, generator=seeded(i)).mul(2).sub(1).requires_grad_() for i in range(2))
+    found, wanted = loss.by_layer(a, b), loss.between(loss.features(a), loss.features(b))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    probe = torch.tensor([0.3, -2.0])
+    ours, theirs = (torch.autograd.grad((loss.total(parts) * probe).sum(), (a, b)) for parts in (found, wanted))
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-4 * y.abs().max().item())
+    (alone,) = torch.autograd.grad((loss(a, b.detach()) * probe).sum(), a)
+    torch.testing.assert_close(alone, ours[0], rtol=0, atol=1e-5 * alone.abs().max().item())
+
+
+@pytest.mark.parametrize("weights", [None, torch.rand(4, generator=torch.Generator().manual_seed(2)).double()])
+def test_gradients_of_a_taps_distance(weights: Tensor | None) -> None:
+    x, y = (torch.randn(2, 4, 3, 5, generator=seeded(i)).double().requires_grad_() for i in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: _TapDistance.apply(a, b, weights), (x, y))
+    with torch.no_grad():
+        x[:, :, 1, 2] = 0  # a place where nothing is active, as ReLU leaves some
+    gradient = torch.autograd.grad(_TapDistance.apply(x, y, weights).sum(), (x, y))
+    assert all(part.isfinite().all() for part in gradient)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Splatting and blending
 
@@ -365,8 +394,8 @@ def test_splats_do_not_depend_on_chunks_and_pass_gradients(monkeypatch: pytest.M
     coords = torch.rand(2, 40, 2, generator=seeded()) * 20 - 2
     values = torch.rand(2, 40, 3, generator=seeded(1), requires_grad=True)
     whole = splat(coords, values, 1.3, (12, 16))
-    monkeypatch.setattr("gengauge.reference.gangealing.splatting._MOST_VALUES", 2000)
-    assert torch.allclose(splat(coords, values, 1.3, (12, 16)), whole, atol=1e-6)
+    monkeypatch.setattr("gengauge.kernels.splatting._MOST_VALUES", 2000)
+    assert torch.allclose(splat(coords, values, 1.3, (12, 16), way="torch"), whole, atol=1e-6)
     whole.sum().backward()
     assert values.grad is not None
     assert values.grad.abs().sum() > 0
