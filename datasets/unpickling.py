@@ -197,11 +197,13 @@ def beside_tensors() -> list[Any]:
     """What trainings leave in their checkpoints beside tensors, as stand-ins under the names that the files give.
 
     PyTorch Lightning, which the published file of Stable Diffusion was written by, keeps the class of a callback as a
-    key, and that callback's best score as a numpy number.
+    key, and that callback's best score as a numpy number. GANgealing's training keeps its parsed options, an
+    argparse.Namespace.
     """
     lightning = "pytorch_lightning.callbacks.model_checkpoint"
     return [
         type("ModelCheckpoint", (Attributes,), {"__module__": lightning}),
+        type("Namespace", (Attributes,), {"__module__": "argparse"}),
         type("dtype", (DType,), {"__module__": "numpy"}),
         _named("_codecs", "encode", _latin1),
         *(_named(f"numpy.{core}.multiarray", "scalar", _scalar) for core in ("core", "_core")),

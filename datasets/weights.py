@@ -80,6 +80,19 @@ SDEDIT_BUCKET = "https://image-editing-test-12345.s3-us-west-2.amazonaws.com/che
 CUT_MODELS = "http://efrosgans.eecs.berkeley.edu/CUT/pretrained_models.tar"  # as in the README of CUT
 DDIM_SHARE = "https://heibox.uni-heidelberg.de/f"  # as in functions/ckpt_util.py of ermongroup/ddim
 SCORE_DRIVE = "https://drive.google.com/drive/folders"  # as in the README of yang-song/score_sde_pytorch
+GANGEALING_MODELS = "http://efrosgans.eecs.berkeley.edu/gangealing/pretrained"  # as in utils/download.py of GANgealing
+# By the names of their files, and what each was trained on.
+GANGEALING = {
+    "bicycle": "LSUN bicycles",
+    "cat": "LSUN cats",
+    "cat_ssl_mix6": "LSUN cats, by the self-supervised loss",
+    "celeba": "CelebA in the wild",
+    "cub": "birds of CUB",
+    "dog": "LSUN dogs",
+    "tvmonitor": "LSUN TV monitors",
+    "car": "LSUN cars, 4 clusters",
+    "horse": "LSUN horses, 4 clusters",
+}
 
 
 def _sdedit(key: str, what: str, file: str, instead: str) -> Weights:
@@ -124,6 +137,12 @@ def _cut(method: str, data: str) -> Weights:
         None,
         f"wget {CUT_MODELS} && tar -xf pretrained_models.tar gives checkpoints/{folder}/latest_net_G.pth",
     )
+
+
+def _gangealing(name: str, what: str) -> Weights:
+    """No digest of these files is published: what a download over http gave would not be checked."""
+    key = f"gangealing-{name.replace('_', '-')}"
+    return Weights(key, f"{what} (GANgealing)", None, None, f"wget {GANGEALING_MODELS}/{name}.pt")
 
 
 def _score(key: str, what: str, name: str, folder: str) -> Weights:
@@ -330,6 +349,8 @@ WEIGHTS = {
             "celebahq_256",
             "19VJ7UZTE-ytGX6z5rl-tumW9c0Ps3itk",
         ),
+        *(_gangealing(name, f"spatial transformer and generator of {what}") for name, what in GANGEALING.items()),
+        _gangealing("simclr_vgg_phase150", "VGG16 trunk trained by SimCLR, of the self-supervised perceptual loss"),
     )
 }
 

@@ -106,7 +106,7 @@ def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, mon
 
 
 def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
-    result = call("run", "gangealing", "--device", "cpu")
+    result = call("run", "gan_warping", "--device", "cpu")
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
     assert call("run", "custom_diffusion", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE

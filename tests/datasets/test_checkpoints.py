@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -129,6 +130,46 @@ def test_stand_ins_for_what_trainings_leave_do_nothing_else(tmp_path: Path, payl
             assert read_tensors(tmp_path / "x.pt") == {}
     with pytest.raises((DamagedCheckpoint, UnsafeCheckpoint), match=rf"x\.pt {message}"):
         read_tensors(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_parsed_options_are_plain_data(tmp_path: Path, legacy: bool) -> None:
+    """GANgealing's training keeps its argparse.Namespace; what is in it is judged like everything else."""
+    options = argparse.Namespace(iter=5, names=["a"], lr=0.1, nothing=None, inner=argparse.Namespace(flag=True))
+
+    def save(**more: object) -> Path:
+        content = {"t": {"w": torch.ones(2)}, "args": argparse.Namespace(**vars(options), **more)}
+        torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+        return tmp_path / "x.pt"
+
+    assert set(read_tensors(save())) == {"t.w"}
+    assert read_tensors(save(mean=torch.zeros(3)))["args.mean"].shape == (3,)
+    for callable_value, asked in ((os.getcwd, r"posix\.getcwd"), (Hostile(tmp_path / "made"), r"posix\.mkdir")):
+        with pytest.raises(UnsafeCheckpoint, match=rf"x\.pt is refused: it asks for {asked}"):
+            read_tensors(save(hook=callable_value))
+    assert not (tmp_path / "made").exists()
+
+
+class Called:
+    """Unpickled, it calls argparse.Namespace with what it holds."""
+
+    def __reduce__(self) -> object:
+        return argparse.Namespace, (("x", 1),)
+
+
+def test_options_have_no_behaviour(tmp_path: Path) -> None:
+    torch.save({"args": Called()}, tmp_path / "x.pt")
+    with pytest.raises(DamagedCheckpoint, match=r"x\.pt is damaged"):
+        read_tensors(tmp_path / "x.pt")
+    endless = argparse.Namespace()
+    endless.own = endless
+    torch.save({"args": endless}, tmp_path / "x.pt")
+    with pytest.raises(DamagedCheckpoint, match=r"x\.pt is damaged"):
+        read_tensors(tmp_path / "x.pt")
+    file = tmp_path / "x.pkl"
+    file.write_bytes(pickle.dumps({"args": argparse.Namespace()}, protocol=2))  # beside torch's format nobody has it
+    with pytest.raises(UnsafeCheckpoint, match=r"asks for argparse\.Namespace"):
+        read_tensors(file)
 
 
 def script_archive(path: Path, view: tuple[int, tuple[int, ...], tuple[int, ...]]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from key_point_trees import acsm_list, write_cub
 from PIL import Image
 from scipy.io import savemat
 
@@ -15,34 +15,16 @@ from gengauge.datasets.cub import KEY_POINTS, LIST, PERMUTATION, cub_crop, enlar
 from gengauge.datasets.sets import DataNotFound, PictureSet
 
 BIRDS = {"001.Jay/Jay_1.jpg": (60, 40, (11, 6, 30, 25)), "002.Owl/Owl_2.jpg": (30, 30, (1, 1, 30, 30))}
-
-
-def listed(birds: dict[str, Any]) -> dict[str, Any]:
-    """The content of the list, as Matlab structures."""
-    kind = [("rel_path", object), ("bbox", object)]
-    images = np.zeros((1, len(birds)), dtype=kind)
-    for i, (path, (_, _, box)) in enumerate(birds.items()):
-        images[0, i] = (path, dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True)))
-    return {"images": images}
+BOXES = {path: box for path, (_, _, box) in BIRDS.items()}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    tree = tmp_path / "CUB_200_2011"
-    (tree / "parts").mkdir(parents=True)
-    locations, names = [], []
-    for number, (path, (width, height, _)) in enumerate({**BIRDS, "003.Tit/Tit_3.jpg": (5, 5, ())}.items(), start=1):
-        file = tree / "images" / path
-        file.parent.mkdir(parents=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
-        Image.fromarray(pixels).save(file)
-        names.append(f"{number} {path}")
-        locations += [f"{number} {part} {10.0 + part} {6.0 + number} 1" for part in range(1, KEY_POINTS)]
-        locations.append(f"{number} {KEY_POINTS} 0.0 0.0 0")
-    (tree / "images.txt").write_text("\n".join(names) + "\n")
-    (tree / "parts" / "part_locs.txt").write_text("\n".join(locations) + "\n")
-    savemat(tmp_path / LIST, listed(BIRDS))
-    return tmp_path
+    def place(number: int, part: int) -> tuple[float, float, int]:
+        return (0.0, 0.0, 0) if part == KEY_POINTS else (10.0 + part, 6.0 + number, 1)
+
+    sizes = {path: (width, height) for path, (width, height, _) in BIRDS.items()}
+    return write_cub(tmp_path, {**sizes, "003.Tit/Tit_3.jpg": (5, 5)}, BOXES, place)
 
 
 def test_birds_are_cut_out_with_their_key_points(root: Path) -> None:
@@ -87,19 +69,19 @@ def test_what_is_missing_or_damaged_is_named(root: Path) -> None:
     tree = root / "CUB_200_2011"
     with pytest.raises(ValueError, match="above 0"):
         read_cub(root, 0)
-    savemat(root / LIST, listed({"../../secret.jpg": (1, 1, (1, 1, 2, 2))}))
+    savemat(root / LIST, acsm_list({"../../secret.jpg": (1, 1, 2, 2)}))
     with pytest.raises(ValueError, match="leads out"):
         read_cub(root)
-    savemat(root / LIST, listed({"009.Emu/Emu_9.jpg": (1, 1, (1, 1, 2, 2))}))
+    savemat(root / LIST, acsm_list({"009.Emu/Emu_9.jpg": (1, 1, 2, 2)}))
     with pytest.raises(ValueError, match=r"lists 009\.Emu/Emu_9\.jpg"):
         read_cub(root)
-    savemat(root / LIST, listed({"001.Jay/Jay_1.jpg": (1, 1, (500, 500, 520, 520))}))
+    savemat(root / LIST, acsm_list({"001.Jay/Jay_1.jpg": (500, 500, 520, 520)}))
     with pytest.raises(ValueError, match=r"Jay_1\.jpg: the box"):
         read_cub(root).pictures([0])
     (root / LIST).write_bytes(b"no list")
     with pytest.raises(ValueError, match="no list of pictures of ACSM"):
         read_cub(root)
-    savemat(root / LIST, listed(BIRDS))
+    savemat(root / LIST, acsm_list(BOXES))
     (tree / "images" / "002.Owl" / "Owl_2.jpg").unlink()
     with pytest.raises(DataNotFound, match=r"the picture Owl_2\.jpg"):
         read_cub(root)

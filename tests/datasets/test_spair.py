@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from key_point_trees import Pair, write_spair
 from PIL import Image
 
 from gengauge.datasets.key_points import KeyPointSet
@@ -19,32 +20,16 @@ from gengauge.datasets.spair import CATEGORIES, PERMUTATIONS, read_spair
 from gengauge.datasets.squares import fitted, frame
 
 SIZES = {"a": (60, 40), "b": (32, 50), "c": (1, 1)}
-PAIRS = [("a", "b", {"0": ((10, 20), (3, 4)), "2": ((59, 39), (31, 49))}), ("b", "a", {"2": ((1, 2), (5, 6))})]
-
-
-def pair(source: str, target: str, points: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **{"src_imname": f"{source}.jpg", "trg_imname": f"{target}.jpg"},
-        **{"src_bndbox": [1, 2, 21, 12], "trg_bndbox": [0, 0, 10, 30], "kps_ids": list(points)},
-        "src_kps": [places[0] for places in points.values()],
-        "trg_kps": [places[1] for places in points.values()],
-    }
+PAIRS: list[Pair] = [
+    ("a", "b", {"0": ((10, 20), (3, 4)), "2": ((59, 39), (31, 49))}),
+    ("b", "a", {"2": ((1, 2), (5, 6))}),
+]
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "SPair-71k"
-    pictures, notes, pairs = (root / part for part in ("JPEGImages/cow", "ImageAnnotation/cow", "PairAnnotation/test"))
-    for folder in (pictures, notes, pairs):
-        folder.mkdir(parents=True)
-    for name, (width, height) in SIZES.items():
-        random = np.random.default_rng(len(name))
-        Image.fromarray(random.integers(0, 255, (height, width, 3), np.uint8)).save(pictures / f"{name}.jpg")
-        (notes / f"{name}.json").write_text(json.dumps({"kps": {str(i): None for i in range(4)}}))
-    for i, (source, target, points) in enumerate(PAIRS):
-        file = pairs / f"{i:06d}-{source}-{target}:cow.json"
-        file.write_text(json.dumps(pair(source, target, points)))
-    (pairs / "000000-a-b:cat.json").write_text("of another category")
+    root = write_spair(tmp_path / "SPair-71k", "cow", SIZES, PAIRS, 4)
+    (root / "PairAnnotation" / "test" / "000000-a-b:cat.json").write_text("of another category")
     return root
 
 
