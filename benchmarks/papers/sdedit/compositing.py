@@ -22,10 +22,11 @@ from gengauge.benchmarks.core.experiments import (
 )
 from gengauge.benchmarks.core.statistics import t_interval
 from gengauge.benchmarks.core.tables import Column
+from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.metrics.faithfulness import masked_lpips
 from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
-from gengauge.benchmarks.papers.sdedit.runs import WORLD, Sampling, l2, load_lpips, run_edit, steps_of
+from gengauge.benchmarks.papers.sdedit.runs import WORLD, Sampling, l2, run_edit, steps_of
 from gengauge.benchmarks.papers.sdedit.strokes import INFERRED, SHOWN
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.zoo import ddpm_cat

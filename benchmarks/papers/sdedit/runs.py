@@ -21,11 +21,10 @@ from gengauge.benchmarks.needs import data_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
 from gengauge.benchmarks.zoo import ddpm_cat
 from gengauge.benchmarks.zoo.entries import FRESH_SEED
-from gengauge.datasets import weights, world
+from gengauge.datasets import world
 from gengauge.datasets.catalogue import data_set
 from gengauge.datasets.lsun import LMDBSet
 from gengauge.datasets.sets import DataNotFound
-from gengauge.reference.nets.lpips import LPIPS, Trunk, from_carrier_keys
 from gengauge.reference.sdedit.editing import Behaviour, Network, Step, edit, edit_ve, from_noise
 from gengauge.reference.sdedit.schedule import DDPM, VESchedule
 
@@ -170,13 +169,6 @@ def l2(row: str, guides: Tensor, results: Tensor, step: int | None = None) -> Me
     found = t_interval(l2_norm(guides.float() / 255, results.float() / 255).tolist())
     interval = "95 % t over pictures"
     return Measurement(row, "l2", found.mean, found.low, found.high, interval, found.count, step)
-
-
-def load_lpips(trunk: Trunk, device: str) -> LPIPS:
-    """LPIPS with its published weights, in eval mode. Raises WeightsNotFound."""
-    network = LPIPS(trunk)
-    network.load_state_dict(from_carrier_keys(weights.load(f"lpips-{trunk}")), strict=False)
-    return network.eval().requires_grad_(False).to(device)
 
 
 def steps_of(context: Context, total: int) -> Iterator[Callable[[str], Tell]]:

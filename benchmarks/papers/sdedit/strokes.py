@@ -23,6 +23,7 @@ from gengauge.benchmarks.core.experiments import (
     Scale,
 )
 from gengauge.benchmarks.core.tables import Column, Row, Table
+from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
@@ -32,7 +33,6 @@ from gengauge.benchmarks.papers.sdedit.runs import (
     Sampling,
     Scores,
     l2,
-    load_lpips,
     run_edit,
     steps_of,
 )

@@ -27,6 +27,7 @@ from gengauge.benchmarks.evaluate import read_statistics
 from gengauge.benchmarks.features.cache import features
 from gengauge.benchmarks.features.extract import extract
 from gengauge.benchmarks.features.networks import FeatureNetwork, load_network
+from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
 from gengauge.benchmarks.metrics.psnr import psnr, to_common_size
 from gengauge.benchmarks.metrics.segmentation import confusion, mean_iou
@@ -35,14 +36,12 @@ from gengauge.benchmarks.papers.sige.editing import DDIM, DISTILLED, Results, ed
 from gengauge.benchmarks.papers.sige.loading import PUBLISHED, load_published
 from gengauge.benchmarks.papers.sige.networks import NETWORKS
 from gengauge.benchmarks.segmenters import load_segmenter, segment
-from gengauge.datasets import weights
 from gengauge.datasets.catalogue import data_folder, data_set
 from gengauge.datasets.cityscapes import CLASSES, train_ids
 from gengauge.datasets.edits import CHURCH, CITYSCAPES, ChurchEdits, CityscapesEdits
 from gengauge.datasets.folder import list_pictures
 from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.weights import WeightsNotFound
-from gengauge.reference.nets.lpips import LPIPS, from_carrier_keys
 
 Array = np.ndarray[Any, Any]
 Way = Literal["dense", "sparse"]
@@ -91,7 +90,7 @@ def fidelity(context: Context) -> Iterator[Result]:
     s: Settings = context.settings
     network = NETWORKS[s.network]
     root = context.data
-    inception, lpips = load_network("inception"), load_lpips(context.device)
+    inception, lpips = load_network("inception"), lpips_of_pictures(context.device)
     module = load_published(network.build(True), PUBLISHED[s.network])
     results: Iterable[Results]
     photographs = None
@@ -142,11 +141,9 @@ def score_results(
     return scores
 
 
-def load_lpips(device: str) -> Compare:
+def lpips_of_pictures(device: str) -> Compare:
     """LPIPS of two pictures uint8 (H, W, 3), both taken to the smaller size. Raises WeightsNotFound."""
-    network = LPIPS("alex")
-    network.load_state_dict(from_carrier_keys(weights.load("lpips-alex")), strict=False)
-    network = network.eval().requires_grad_(False).to(device)
+    network = load_lpips("alex", device)
 
     def compare(a: Array, b: Array) -> float:
         x, y = (_batch(picture).to(device).float() / 127.5 - 1 for picture in to_common_size(a, b))

@@ -34,7 +34,7 @@ from gengauge.benchmarks.needs import weights_need
 from gengauge.benchmarks.papers.sige.counts import BEYOND
 from gengauge.benchmarks.papers.sige.editing import Array, grey_levels
 from gengauge.benchmarks.papers.sige.edits import EDITS, Edit
-from gengauge.benchmarks.papers.sige.fidelity import Compare, load_lpips
+from gengauge.benchmarks.papers.sige.fidelity import Compare, lpips_of_pictures
 from gengauge.benchmarks.papers.sige.speed import AREA
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.zoo import ddpm_cat
@@ -128,7 +128,7 @@ def fidelity_by_area(context: Context) -> Iterator[Result]:
     """Edits every cat densely and with every policy, and compares."""
     s: Settings = context.settings
     network = fused(ddpm_cat.load()).to(context.device)
-    lpips = load_lpips(context.device)
+    lpips = lpips_of_pictures(context.device)
     engines = {row: Engine(network, POLICIES[row]) for row in s.rows}
     cats = world.pictures(FRESH_SEED + context.seed, range(2 * s.pictures), SIZE, species=ddpm_cat.SPECIES)
     cats = cats.float().to(context.device) / 127.5 - 1

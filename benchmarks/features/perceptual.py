@@ -1,0 +1,13 @@
+"""LPIPS with its published weights."""
+
+from __future__ import annotations
+
+from gengauge.datasets import weights
+from gengauge.reference.nets.lpips import LPIPS, Trunk, from_carrier_keys
+
+
+def load_lpips(trunk: Trunk, device: str) -> LPIPS:
+    """LPIPS in eval mode, frozen. Raises WeightsNotFound."""
+    network = LPIPS(trunk)
+    network.load_state_dict(from_carrier_keys(weights.load(f"lpips-{trunk}")), strict=False)
+    return network.eval().requires_grad_(False).to(device)
