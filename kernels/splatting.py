@@ -37,6 +37,10 @@ def spots(coords: Tensor, values: Tensor, sigmas: Tensor, size: Size, *, way: Wa
         )
     if not coords.dtype == values.dtype == sigmas.dtype:
         raise ValueError(f"points, values and sigmas have one type, not {coords.dtype}, {values.dtype}, {sigmas.dtype}")
+    if not coords.device == values.device == sigmas.device:
+        raise ValueError(
+            f"points, values and sigmas are on one device, not {coords.device}, {values.device}, {sigmas.device}"
+        )
     if sigmas.shape != (count,):
         raise ValueError(f"{count} pictures have as many sigmas, not {tuple(sigmas.shape)}")
     chosen = choose(way, coords, values.detach(), sigmas)
@@ -53,15 +57,17 @@ def _definition(coords: Tensor, values: Tensor, sigmas: Tensor, size: Size) -> T
     (count, points, channels), (height, width) = values.shape, size
     total = values.new_zeros(count * height * width, channels + 1)
     with_weight = torch.cat([values, values.new_ones(count, points, 1)], 2)
-    span = int(torch.ceil(2 * RADIUS * sigmas.max())) + 3 if count else 1
-    chunk = max(1, _MOST_VALUES // max(1, count * span**2 * (channels + 1)))
+    # A window begins within the picture, so that it need not be wider than that.
+    widest = int(torch.ceil(2 * RADIUS * sigmas.max())) + 3 if count else 1
+    tall, wide = (min(widest, side) for side in size)
+    chunk = max(1, _MOST_VALUES // max(1, count * tall * wide * (channels + 1)))
     for start in range(0, points, chunk):
         part = coords[:, start : start + chunk]
         inside = (part >= 0).all(2) & (part[..., 0] < width) & (part[..., 1] < height)  # (N, p)
         part = torch.where(inside[..., None], part, 0)
-        columns, across, in_columns = _spot(part[..., 0], sigmas, span, width)
-        rows, down, in_rows = _spot(part[..., 1], sigmas, span, height)
-        weights = down[..., :, None] * across[..., None, :]  # (N, p, span, span)
+        columns, across, in_columns = _spot(part[..., 0], sigmas, wide, width)
+        rows, down, in_rows = _spot(part[..., 1], sigmas, tall, height)
+        weights = down[..., :, None] * across[..., None, :]  # (N, p, tall, wide)
         # Chosen, not multiplied: a value that is not finite must not leave its window.
         counts = in_rows[..., :, None] & in_columns[..., None, :] & inside[..., None, None]
         first = torch.arange(count, device=coords.device).view(-1, 1, 1, 1) * height
@@ -76,8 +82,8 @@ def _definition(coords: Tensor, values: Tensor, sigmas: Tensor, size: Size) -> T
 def _spot(centres: Tensor, sigmas: Tensor, span: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """Along one axis the places (N, p, span) of each point's window, their weights, and which lie in the picture."""
     reach = RADIUS * sigmas[:, None]
-    places = (centres - reach).floor()[..., None] + torch.arange(span, device=centres.device)
-    counts = (places <= (centres + reach).ceil()[..., None]) & (places >= 0) & (places < side)
+    places = (centres - reach).floor().clamp(min=0)[..., None] + torch.arange(span, device=centres.device)
+    counts = (places <= (centres + reach).ceil()[..., None]) & (places < side)
     exponent = -(places - centres[..., None]).square() / (2 * sigmas.square())[:, None, None]
     return places.clamp(0, side - 1).long(), exponent.exp(), counts
 

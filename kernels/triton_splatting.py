@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_SIDE = 16  # of a block: the usual window, of a sigma up to 3.5 px, is one
+_SIDE = 16  # of a block: the usual window, of a sigma up to 3.25 px, is one
 
 
 @triton.jit

@@ -59,11 +59,14 @@ def correspond(a: Congealed, b: Congealed, size: int, inversion: Inversion = "ne
 
     Similarities are inverted in closed form. A flow is inverted by its "nearest" entry, as published, scales included,
     or by a fixed-point iteration ("refined"), which is exact where the flow changes by less than one from place to
-    place. Places whose inverse is off by more than an entry of the flow's grid are not valid.
+    place. The first reads b's grid, so that it depends a little on the resolution b was congealed at. Places whose
+    inverse is off by more than an entry of the flow's grid are not valid.
 
     Raises ValueError for another number of pictures, warps of different kinds, and pictures congealed with an alpha.
     """
     _check(a, b)
+    if size < 2:
+        raise ValueError(f"pictures have 2 px or more a side, not {size}")
     pixels = _pixels(size, a.warped.grid).reshape(1, -1, 2).expand(len(a), -1, -1)
     chunk = pixels.shape[1]
     if a.warped.delta is not None and inversion == "nearest":

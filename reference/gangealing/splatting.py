@@ -31,10 +31,10 @@ def splat(
     and likewise in y. `sigma` in px, one or (N,). Points outside [0, W) x [0, H) are ignored. A pixel is divided by the
     sum of its weights ("mean") or by that or 1, whichever is larger ("soft": masks fade out). Differentiable by values.
 
-    Raises ValueError for other shapes and for a sigma that is not above 0.
+    Raises ValueError for other shapes and for a sigma that is not finite and above 0.
     """
     sigmas = torch.as_tensor(sigma, dtype=coords.dtype, device=coords.device).expand(len(coords))
-    if not (sigmas > 0).all():
-        raise ValueError("sigma is a number of px above 0")
+    if not ((sigmas > 0) & sigmas.isfinite()).all():
+        raise ValueError("sigma is a finite number of px above 0")
     summed, weight = spots(coords, values, sigmas, size, way=way).split([values.shape[-1], 1], 1)
     return summed / (weight + _EPS if normalise == "mean" else weight.clamp(min=1))

@@ -152,11 +152,22 @@ def test_bad_input_is_told() -> None:
         ("points are", lambda: spots(torch.rand(1, 2, 3), values, sigmas, size)),
         ("points are", lambda: spots(coords, values[:, :1], sigmas, size)),
         ("have one type", lambda: spots(coords, values.double(), sigmas, size)),
+        ("on one device", lambda: spots(coords, values.to("meta"), sigmas, size)),
         ("as many sigmas", lambda: spots(coords, values, torch.ones(2), size)),
     ]
     for message, call in bad:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@needs_native
+def test_spots_wider_than_the_picture_take_no_more_than_the_picture() -> None:
+    """Points of a huge sigma weigh alike everywhere; the definition's window ends where the picture does."""
+    coords, values = torch.rand(2, 300, 2) * 10, torch.rand(2, 300, 3)
+    for sigma in (50.0, 1e6):
+        given = coords, values, torch.full((2,), sigma), (11, 12)
+        torch.testing.assert_close(spots(*given, way="torch"), spots(*given, way="native"), rtol=1e-5, atol=1e-5)
+        assert spots(*given, way="torch")[:, -1].min() > 299 * 0.9
 
 
 if __name__ == "__main__":
