@@ -86,17 +86,20 @@ def about_training(trained: Trained, schedule: Schedule, batch: int, device: str
     }
 
 
-@torch.no_grad()
 def distances(made: Iterable[Tensor], samples: int, species: str, resolution: int, device: str) -> dict[str, Any]:
     """FID and KID (clean resizing) of samples, uint8 (N, 3, R, R) a batch, against as many fresh pictures.
 
     Beside them those of fresh pictures against others.
     """
+    fresh = [world.pictures(FRESH_SEED + i, range(samples), resolution, species=species) for i in range(2)]
+    return distances_to(fresh[0], fresh[1], made, samples, device)
+
+
+@torch.no_grad()
+def distances_to(one: Tensor, other: Tensor, made: Iterable[Tensor], samples: int, device: str) -> dict[str, Any]:
+    """FID and KID of samples against given fresh pictures, uint8 (N, 3, R, R), and those of others beside them."""
     inception = load_network("inception")
-    fresh = [
-        features(world.pictures(FRESH_SEED + i, range(samples), resolution, species=species), inception, device=device)
-        for i in range(2)
-    ]
+    fresh = [features(pictures, inception, device=device) for pictures in (one, other)]
     mine = stream_features(iter(made), inception, "clean", device)[:samples]
     return {
         "samples": samples,

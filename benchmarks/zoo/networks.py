@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gengauge.benchmarks.training.loop import Tell
-from gengauge.benchmarks.zoo import ddpm_cat, segmenter, stylegan2_cat
+from gengauge.benchmarks.zoo import ddpm_cat, segmenter, stylegan2_cat, stylegan2_poses
+from gengauge.benchmarks.zoo.aligners import ALIGNERS
 from gengauge.benchmarks.zoo.translators import TRANSLATORS
 
 
@@ -26,5 +27,12 @@ class Entry(Protocol):
 
 def networks() -> dict[str, Entry]:
     """The zoo, in the order in which it grew."""
-    known: tuple[Entry, ...] = (stylegan2_cat, ddpm_cat, segmenter, *TRANSLATORS.values())
+    known: tuple[Entry, ...] = (
+        stylegan2_cat,
+        ddpm_cat,
+        segmenter,
+        *TRANSLATORS.values(),
+        stylegan2_poses,
+        *ALIGNERS.values(),
+    )
     return {entry.NAME: entry for entry in known}
