@@ -45,7 +45,6 @@ from gengauge.benchmarks.papers.gangealing.evaluation import (
     Protocol,
     Transfers,
     congealed,
-    evaluate,
     left_in_place,
     transfer,
 )
@@ -272,7 +271,7 @@ def test_the_evaluation_gives_what_the_published_script_printed(path: Path, name
     count = len(tensors["batch/kpsA"][:last])
     parts = [batch_of(tensors, slice(i, i + 1)) for i in range(count)]
     alphas = tuple(round(alpha, 6) for alpha in tensors["alphas"].tolist())
-    found = evaluate(transformer_for(path), parts, protocol, permutation, alphas=alphas)
+    found = transfer(transformer_for(path), parts, protocol, permutation).hits(alphas=alphas)
     assert len(found) == count
     assert pck(found) / 100 == pytest.approx(tensors[name].numpy(), abs=1e-6)
 
@@ -402,9 +401,9 @@ def test_nothing_to_transfer_is_an_error() -> None:
     pair = mirrored_pair()
     hidden = replace(pair, points_a=pair.points_a * torch.tensor([1.0, 1, 0]))
     with pytest.raises(ValueError, match="key point in common"):
-        evaluate(transformer(), [hidden], Protocol())
+        transfer(transformer(), [hidden], Protocol()).hits()
     with pytest.raises(ValueError, match="permutation of 2 points"):
-        evaluate(transformer(), [pair], Protocol(), torch.arange(3))
+        transfer(transformer(), [pair], Protocol(), torch.arange(3))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

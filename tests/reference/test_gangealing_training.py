@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gengauge.benchmarks.training.alignment import NoPictures
 from gengauge.benchmarks.training.checkpoint import load_newest
 from gengauge.benchmarks.training.loop import Schedule, Trained, read_log, train
 from gengauge.reference.gangealing import losses, recipes, schedules
@@ -195,17 +196,9 @@ def test_gradients_are_averaged_before_the_steps() -> None:
     assert seen == [sum(1 for _ in training.t.parameters()), 1]
 
 
-class NoReals:
-    """Batches of nothing, for the training looks at no picture."""
-
-    def start(self, iteration: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield torch.zeros(0), torch.zeros(0)
-
-
 def run(folder: Path, iterations: int, recipe: Recipe) -> Trained:
     schedule = Schedule(iterations, snapshot_every=100, save_every=2, log_every=1)
-    return train(lambda: built(recipe), NoReals(), folder, schedule, {"a": 1}, seed=3, device="cpu", keep="T_ema")
+    return train(lambda: built(recipe), NoPictures(), folder, schedule, {"a": 1}, seed=3, device="cpu", keep="T_ema")
 
 
 @pytest.mark.parametrize("recipe", [TINY, CLUSTERS], ids=["both", "clusters"])

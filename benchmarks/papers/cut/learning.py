@@ -67,7 +67,7 @@ def live(context: Context) -> Iterator[Result]:
     found = train_unpaired(
         s.method.recipe,
         data.open(context, "train"),
-        context.work / f"live-seed{context.seed}",
+        context.work / f"cut-live-seed{context.seed}",
         {"data": repr(data), "iterations": s.iterations, "scenes": s.scenes},
         seed=context.seed,
         device=context.device,

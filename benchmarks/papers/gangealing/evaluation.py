@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gengauge.benchmarks.metrics.pck import ALPHAS, Hits, Labels, hits
 from gengauge.reference.gangealing.classifier import ResnetClassifier
-from gengauge.reference.gangealing.flips import forward_with_flip
+from gengauge.reference.gangealing.congealing import Settings, congeal
 from gengauge.reference.gangealing.points import Matched, match_flows, transfer_matched
-from gengauge.reference.gangealing.spatial_transformer import ComposedSTN, Warped
+from gengauge.reference.gangealing.spatial_transformer import ComposedSTN
 from gengauge.reference.gangealing.training import Transformer
 from gengauge.reference.gangealing.warps import Padding
 
@@ -99,19 +99,6 @@ class Transfers:
         return found
 
 
-def evaluate(
-    network: Transformer,
-    pairs: Iterable[Batch],
-    protocol: Protocol,
-    permutation: Tensor | None = None,
-    classifier: ResnetClassifier | None = None,
-    labels: Labels = "published",
-    alphas: tuple[float, ...] = ALPHAS,
-) -> Hits:
-    """How many points come near, of all pairs. Raises as `transfer` and `Transfers.hits` do."""
-    return transfer(network, pairs, protocol, permutation, classifier).hits(labels, alphas)
-
-
 @torch.inference_mode()
 def transfer(
     network: Transformer,
@@ -153,7 +140,6 @@ def left_in_place(found: Transfers) -> Transfers:
     return Transfers(**{**values, "estimated_b": found.points_a, "estimated_a": back})
 
 
-@torch.inference_mode()
 def congealed(
     network: Transformer,
     pictures: Tensor,
@@ -163,16 +149,13 @@ def congealed(
 ) -> Tensor:
     """Pictures (n, 3, S, S) in the aligned frame, (n, 3, resolution, resolution).
 
-    With flips each is mirrored where that leaves the smoother flow. Raises ValueError as `transfer` does.
+    With flips each is mirrored where that leaves the smoother flow, or where the classifier says so. Raises ValueError
+    as `transfer` does.
     """
     _check_network(network, classifier, protocol)
-    pictures = pictures.to(next(network.parameters()).device)
-    policy = _policy(classifier, pictures, network.num_heads)
-    how: dict[str, Any] = {"iters": protocol.iters, "padding_mode": protocol.padding_mode, "policy": policy}
-    if protocol.flips and isinstance(network, ComposedSTN):
-        return forward_with_flip(network, pictures, output_resolution=resolution, **how).warped.image
-    found: Warped = network(pictures, output_resolution=resolution, **how)
-    return found.image
+    settings = Settings(protocol.iters, protocol.padding_mode, protocol.flips, classifier)
+    x = pictures.to(next(network.parameters()).device)
+    return congeal(network, x, settings, output_resolution=resolution).image
 
 
 def _transferred(

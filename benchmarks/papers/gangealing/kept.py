@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from gengauge.benchmarks.jobs import code_version
@@ -20,15 +20,25 @@ from gengauge.datasets.key_points import KeyPointSet
 
 
 def kept_transfers(
-    folder: Path, name: str, make: Callable[[], Transfers], *depends_on: Tensor | nn.Module | KeyPointSet | Protocol
+    folder: Path,
+    name: str,
+    make: Callable[[], Transfers],
+    *depends_on: Tensor | nn.Module | KeyPointSet | Protocol,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Transfers:
     """What `make` gives, from `folder` where it was made before of the same pictures, networks, settings and code.
 
-    Two processes that ask for the same make it once. A damaged file is made again.
+    Two processes that ask for the same make it once; the second is told that it waits. A damaged file is made again.
     """
     path = folder / f"{name}-{_digest(depends_on)}.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
         found = _read(path)
         if found is None:
             found = make()
@@ -36,6 +46,8 @@ def kept_transfers(
             with hidden.open("wb") as stream:
                 np.savez(stream, **{f.name: getattr(found, f.name) for f in fields(Transfers)})
             hidden.replace(path)
+    finally:
+        lock.release()
     return found
 
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gengauge.benchmarks.core.experiments import (
     AtScale,
     Context,
     Experiment,
     Limits,
-    Measurement,
     Need,
     Picture,
     Plan,
-    PlannedNetwork,
     Result,
     Scale,
 )
 from gengauge.benchmarks.core.tables import Column, Row, Table
-from gengauge.benchmarks.metrics.pck import ALPHAS, Average, Hits, bootstrap, pck
+from gengauge.benchmarks.metrics.pck import ALPHAS, Average, bootstrap, pck
 from gengauge.benchmarks.needs import weights_need
 from gengauge.benchmarks.papers.gangealing.evaluation import Protocol, Transfers, congealed, left_in_place, transfer
 from gengauge.benchmarks.papers.gangealing.figures import averages, transferred_points
@@ -37,28 +34,31 @@ from gengauge.benchmarks.papers.gangealing.loading import (
     load_published,
     weights_key,
 )
+from gengauge.benchmarks.papers.gangealing.plans import planned
+from gengauge.benchmarks.papers.gangealing.scores import RESAMPLES, measurements
 from gengauge.benchmarks.papers.gangealing.sets import CUB, Pairs, SPair, batches, distinct, needs, scaled
 from gengauge.datasets.key_points import KeyPointSet
 from gengauge.reference.gangealing.classifier import ResnetClassifier
-from gengauge.reference.gangealing.heads import FlowHead
 from gengauge.reference.gangealing.spatial_transformer import ComposedSTN
 
 DAY = 24 * 3600.0
 BATCH = 50  # pairs
-RESAMPLES = 1000
-CONFIDENCE = "95 % percentile bootstrap over pairs"
 SHOWN = 4  # pairs in the report
 AVERAGED = 500  # pictures at most
 AVERAGES: dict[Average, str] = {"points": "all points of all pairs alike", "pairs": "mean of the pairs' own"}
+SCORED: dict[str, tuple[Average, int]] = {
+    f"pck_{round(100 * alpha):02d}" + ("_pairs" if average == "pairs" else ""): (average, i)
+    for average in AVERAGES
+    for i, alpha in enumerate(ALPHAS)
+}
 COLUMNS = tuple(
     Column(
-        f"pck_{round(100 * alpha):02d}" + ("_pairs" if average == "pairs" else ""),
-        f"PCK-Transfer at {alpha:g} of the box's (SPair-71k) or picture's (CUB) longer side, {what}",
+        key,
+        f"PCK-Transfer at {ALPHAS[i]:g} of the box's (SPair-71k) or picture's (CUB) longer side, {AVERAGES[average]}",
         "%",
         "higher",
     )
-    for average, what in AVERAGES.items()
-    for alpha in ALPHAS
+    for key, (average, i) in SCORED.items()
 )
 
 
@@ -94,8 +94,9 @@ def published_row(context: Context) -> Iterator[Result]:
     s: Settings = context.settings
     opened = open_row(s, context, load_published(s.name))
     found = transfers(s, context, opened, s.protocol)
-    (measured, *_) = measurements(Row("GANgealing", s.subject).key, found.hits(), context.seed, s.resamples)
-    yield replace(measured, column="pck", note=f"{measured.note}; {_mirrored(found)}")
+    row = Row("GANgealing", s.subject).key
+    (measured,) = measurements(row, found.hits(), {"pck": ("points", 0)}, context.seed, s.resamples)
+    yield replace(measured, note=f"{measured.note}; {_mirrored(found)}")
     if context.seed == 0:
         yield from _figures(s, context, opened, found)
 
@@ -113,7 +114,7 @@ def protocols(context: Context) -> Iterator[Result]:
         LEFT: left_in_place(plain).hits(),
     }
     for method, found in rows.items():
-        yield from measurements(Row(method, s.subject).key, found, context.seed, s.resamples)
+        yield from measurements(Row(method, s.subject).key, found, SCORED, context.seed, s.resamples)
 
 
 def measure_file(context: Context, path: Path) -> Mapping[str, tuple[float, float]]:
@@ -153,6 +154,7 @@ def transfers(s: Settings, context: Context, opened: Opened, protocol: Protocol)
         opened.found,
         opened.pairs,
         protocol,
+        waiting=lambda: context.progress(0, len(opened.pairs), f"{s.subject}: another job transfers the same points"),
     )
 
 
@@ -165,19 +167,6 @@ def _transferred(s: Settings, context: Context, opened: Opened, protocol: Protoc
     pairs = batches(opened.found, opened.pairs, s.batch)
     order = opened.found.usable_permutation()
     return transfer(opened.network, pairs, protocol, order, opened.classifier, tell)
-
-
-def measurements(row: str, found: Hits, seed: int, resamples: int) -> Iterator[Measurement]:
-    """PCK over points and over pairs at every alpha, in the order of `COLUMNS`."""
-    keys = iter(COLUMNS)
-    for average in AVERAGES:
-        values = pck(found, average)
-        spread = bootstrap(found, np.random.default_rng(seed), resamples, average=average)
-        for value, low, high, deviation in zip(values, spread.low, spread.high, spread.deviation, strict=True):
-            note = f"standard deviation over {spread.resamples} re-samplings {deviation:.2f}"
-            yield Measurement(
-                row, next(keys).key, float(value), float(low), float(high), CONFIDENCE, len(found), note=note
-            )
 
 
 def _figures(s: Settings, context: Context, opened: Opened, found: Transfers) -> Iterator[Picture]:
@@ -220,31 +209,12 @@ def reads(settings: Settings, root: Path) -> Path | None:
     return settings.pairs.find(root)
 
 
-class _Regressors(nn.Module):
-    """A transformer without its sampling, whose work depends on the warps and cannot be told without pictures."""
-
-    def __init__(self, network: ComposedSTN) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The similarity's matrix and the residual flow of pictures (N, 3, S, S)."""
-        similarity, flow = self.network.similarity, self.network.flow
-        matrix = similarity.warp_head(similarity.final_linear(similarity.features(x).flatten(1)))
-        return matrix, cast(FlowHead, flow.warp_head).residual(flow.features(x))
-
-
 def _plan(s: Settings) -> Plan:
-    def network() -> _Regressors:
-        return _Regressors(ComposedSTN(supersize=s.pairs.size, num_heads=s.num_heads or 1))
-
-    def pictures() -> tuple[Tensor, ...]:
-        return (torch.empty(1, 3, s.pairs.size, s.pairs.size),)
-
     def all_needs(data: Path | None) -> tuple[Need, ...]:
         return weights_need(weights_key(s.name)), *needs(s.pairs, data)
 
-    return Plan((PlannedNetwork("spatial transformer, a similarity once and a flow", network, pictures),), all_needs)
+    network = planned(lambda: ComposedSTN(supersize=s.pairs.size, num_heads=s.num_heads or 1), s.pairs.size)
+    return Plan((network,), all_needs)
 
 
 def _settings(name: str, subject: str, pairs: Pairs) -> Settings:
