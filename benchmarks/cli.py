@@ -416,6 +416,32 @@ def eval_command(
         raise typer.Exit(UNAVAILABLE)
 
 
+@app.command("align", epilog="Example: `gengauge align photos/ --model cat --draw whiskers.png --out out/aligned`")
+def align_command(
+    pictures: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    out: Annotated[Path, typer.Option(help="A new folder for what is made.")],
+    model: Annotated[
+        str, typer.Option(help="A released model of GANgealing, a transformer of the zoo, or a checkpoint.")
+    ],
+    draw: Annotated[
+        Path | None, typer.Option(help="A square picture with transparency, drawn on the average: put on all pictures.")
+    ] = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Colour every picture by what corresponds.")] = False,
+    flips: Annotated[bool, typer.Option(help="Mirror a picture where that aligns it better.")] = True,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+) -> None:
+    """Align a folder of pictures with GANgealing, and carry a drawing to all of them."""
+    from gengauge.benchmarks.align import align, open_model, read_template
+
+    template = None if draw is None else read_template(draw)
+    opened = open_model(model, flips)
+    with _bars() as tell:
+        count = align(
+            opened, pictures, out, template, maps, _device(device), lambda done, total: tell("pictures", done, total)
+        )
+    Console().print(f"{out}: {count} pictures, average.png, pictures.csv", highlight=False, soft_wrap=True)
+
+
 @app.command("prepare", epilog="Example: `gengauge prepare cityscapes --data ~/data`")
 def prepare_command(
     what: Annotated[Prepared, typer.Argument(help="The set to prepare.")],
