@@ -236,6 +236,9 @@ def test_an_interrupt_says_that_the_work_goes_on(tmp_path: Path) -> None:
     while not (tmp_path / "logs").exists() and time.monotonic() < deadline:
         time.sleep(0.1)  # until a job has begun
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()  # else it would take the time of the tests that follow
     assert process.returncode == cli.INTERRUPTED
     assert b"interrupted; the same command goes on" in told

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from gengauge.benchmarks import engine
 from gengauge.benchmarks.core.store import DamagedPart, read_records
 from gengauge.benchmarks.jobs import Job, select
 from gengauge.benchmarks.machine import source_digest
@@ -247,3 +249,26 @@ def test_a_jobs_digest_depends_on_what_its_result_depends_on(tmp_path: Path) -> 
     assert not first & digests(data=tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         digests(data=tmp_path / "none")
+
+
+def test_an_interrupt_waits_until_a_job_is_noted_down_whichever_thread_takes_it() -> None:
+    done, noted = threading.Event(), []
+    other = threading.Thread(target=done.wait)
+    other.start()
+
+    @engine._uninterrupted()
+    def note_down() -> None:
+        assert other.ident is not None
+        signal.pthread_kill(other.ident, signal.SIGINT)
+        time.sleep(0.1)
+        noted.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            note_down()
+        assert noted
+        with pytest.raises(KeyboardInterrupt):  # as before
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        done.set()
+        other.join()
