@@ -96,7 +96,7 @@ def make(
 
 
 def sample(network: Generator, samples: int, device: str) -> Iterator[Tensor]:
-    """Batches of at least `samples` cats, uint8 (N, 3, 32, 32), N up to 100."""
+    """Batches of at least `samples` cats, uint8 (N, 3, R, R), N up to 100, of a generator of the zoo."""
     generator = torch.Generator(device).manual_seed(SEED)
     network = network.to(device)
     for _ in range(-(-samples // 100)):

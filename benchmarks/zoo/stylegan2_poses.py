@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.machine import exact_float32
-from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.training.loop import Schedule, Tell, step_seed, train
 from gengauge.benchmarks.zoo import entries, posed_cats
 from gengauge.benchmarks.zoo.entries import FOLDER
+from gengauge.benchmarks.zoo.stylegan2_cat import sample
 from gengauge.datasets import world
 from gengauge.reference.nets.ema import update_ema
 from gengauge.reference.nets.lpips import LPIPS
@@ -168,15 +168,6 @@ def make(
     fresh = [posed_cats.pictures(entries.FRESH_SEED + i, range(samples), RESOLUTION) for i in range(2)]
     found = entries.distances_to(fresh[0], fresh[1], sample(load(folder), samples, device), samples, device)
     entries.write_card(NAME, folder, {**content, **found})
-
-
-def sample(network: Generator, samples: int, device: str) -> Iterator[Tensor]:
-    """Batches of at least `samples` cats, uint8 (N, 3, 64, 64), N up to 100."""
-    generator = torch.Generator(device).manual_seed(SEED)
-    network = network.to(device)
-    for _ in range(-(-samples // 100)):
-        latents = torch.randn(min(100, samples), network.z_dim, generator=generator, device=device)
-        yield to_uint8(network(latents, generator=generator))
 
 
 def teach_mapping(mapping: MappingNetwork, iterations: int = 3000, batch: int = 256) -> None:
