@@ -11,6 +11,7 @@ SIGE_DATA = "https://www.cs.cmu.edu/~sige/resources/datasets"  # as in download_
 CYCLEGAN_DATA = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets"  # as in CycleGAN's download script
 CUT_DATA = "http://efrosgans.eecs.berkeley.edu/CUT/datasets"  # as in the README of CUT
 CUT_CODE = "taesungp/contrastive-unpaired-translation"
+GAN_WARPING_CODE = "PeterWang512/GANWarping"
 LOW_SHOT_PAGE = "https://hanlab.mit.edu/projects/data-efficient-gans/datasets"
 
 
@@ -41,6 +42,18 @@ def _edits(key: str, what: str, script: str, md5: str) -> DataSet:
         (key,),
         f"unpack {key}.zip (md5 {md5}) from {SIGE_DATA} into the folder {key} of the data folder; {script} of "
         "lmxyy/sige does it",
+    )
+
+
+def _gan_warping(part: str, what: str, script: str) -> DataSet:
+    """A folder of the published code, which its scripts download and unpack an archive into."""
+    return DataSet(
+        f"gan-warping-{part}",
+        f"GAN Warping's {what}",
+        ("gan_warping",),
+        (f"gan_warping/{part}", f"GANWarping/{part}"),
+        f"run `{script}` of {GAN_WARPING_CODE}, which unpacks {part}.zip, and move or link its folder {part} to "
+        f"gan_warping/{part} of the data folder",
     )
 
 
@@ -193,6 +206,23 @@ DATA_SETS = (
         ("CUB_200_2011", "cub/CUB_200_2011"),
         "unpack CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158/files into the data folder, and put "
         "val_cub_cleaned.mat from http://efrosgans.eecs.berkeley.edu/gangealing beside its folder CUB_200_2011",
+    ),
+    _gan_warping(
+        "data",
+        "edits: a folder for each generator, in it one for each edit with train, val and test",
+        "bash data/download_data.sh",
+    ),
+    _gan_warping(
+        "weights",
+        "edited weights, .pth files, and eval_task, the list of what is evaluated",
+        "bash weights/download_weights.sh",
+    ),
+    _gan_warping(
+        "pretrained",
+        "the generators that were edited, .pkl files: stylegan3-r-afhqv2cat-512x512, -afhqv2dog-512x512, "
+        "-afhqv2wild-512x512, -ffhq-1024x1024, -horse-256x256 and -house-512x512, stylegan2-car-config-f, "
+        "-afhqcat and -church-config-f",
+        "bash pretrained/download_pretrained_models.sh",
     ),
     DataSet(
         "grumpifycat",

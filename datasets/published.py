@@ -26,6 +26,9 @@ _READ_BY = {
     ),
     "spair-71k": "spair",
     "cub": "cub",
+    "gan-warping-data": "warp_folders",
+    "gan-warping-weights": "edited_weights",
+    "gan-warping-pretrained": "network_pickles",
 }  # fmt: skip
 _SPLITS = {"cifar10": ("train", "test"), "cifar100": ("train", "test"), "imagenet": ("train", "test")}
 

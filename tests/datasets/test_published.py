@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,11 @@ UNPAIRED = (
     "horse2zebra", "cat2dog", "cityscapes", "cityscapes-cut", "cityscapes-val-for-cut", "grumpifycat",
     "single_image_monet_etretat", "single_image",
 )  # fmt: skip
+GAN_WARPING = {
+    "gan-warping-data": "warp_folders",
+    "gan-warping-weights": "edited_weights",
+    "gan-warping-pretrained": "network_pickles",
+}
 LOW_SHOT = [key for key in KEYS if "-shot-" in key or key.startswith("AnimalFace")]
 
 
@@ -63,7 +69,9 @@ def test_a_split_that_a_set_lacks_is_named(tmp_path: Path, key: str) -> None:
         open_set(key, tmp_path, 32, "all")
 
 
-@pytest.mark.parametrize(("key", "reader"), [*((k, "edits") for k in PAIRS), *((k, "unpaired") for k in UNPAIRED)])
+@pytest.mark.parametrize(
+    ("key", "reader"), [*((k, "edits") for k in PAIRS), *((k, "unpaired") for k in UNPAIRED), *GAN_WARPING.items()]
+)
 def test_a_set_that_is_no_plain_pictures_has_a_reader_of_its_own(tmp_path: Path, key: str, reader: str) -> None:
     with pytest.raises(ValueError, match=f"{key} is no plain set.*datasets.{reader}"):
         open_set(key, tmp_path, 32)
@@ -77,6 +85,19 @@ def test_unpaired_sets_are_found_and_say_how_they_are_got(tmp_path: Path, key: s
     assert entry.find(tmp_path) is None
     (tmp_path / entry.marks[0]).mkdir(parents=True)
     assert entry.find(tmp_path) == tmp_path / entry.marks[0]
+
+
+@pytest.mark.parametrize("key", GAN_WARPING)
+def test_gan_warpings_folders_are_found_and_say_how_they_are_got(tmp_path: Path, key: str) -> None:
+    entry, part = data_set(key), key.removeprefix("gan-warping-")
+    assert entry.papers == ("gan_warping",)
+    assert re.search(
+        rf"bash {part}/download\w+\.sh` of PeterWang512/GANWarping.* gan_warping/{part} of the data folder",
+        entry.remedy,
+    )
+    assert entry.find(tmp_path) is None
+    (tmp_path / "GANWarping" / part).mkdir(parents=True)
+    assert entry.find(tmp_path) == tmp_path / "GANWarping" / part
 
 
 @pytest.mark.parametrize("key", LOW_SHOT)

@@ -1,4 +1,4 @@
-"""The portable weights of GAN Warping's goldens, where networks were too large to store (their MANIFEST has the rule)."""
+"""The portable weights of GAN Warping's goldens, for networks too large to store; their MANIFEST has the rule."""
 
 from __future__ import annotations
 
