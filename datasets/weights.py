@@ -349,6 +349,14 @@ WEIGHTS = {
             "celebahq_256",
             "19VJ7UZTE-ytGX6z5rl-tumW9c0Ps3itk",
         ),
+        Weights(
+            "dexined",
+            "DexiNed, edges of pictures (chamfer distance of GAN Warping, MIT licence)",
+            None,
+            None,
+            "take pretrained/dexined.pth, which pretrained/download_pretrained_models.sh of PeterWang512/GANWarping "
+            "fetches in its pretrained.zip (no digest is published, so its names, shapes and values are checked)",
+        ),
         *(_gangealing(name, f"spatial transformer and generator of {what}") for name, what in GANGEALING.items()),
         _gangealing("simclr_vgg_phase150", "VGG16 trunk trained by SimCLR, of the self-supervised perceptual loss"),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gengauge.reference.nets.lpips import LPIPS
@@ -65,22 +64,9 @@ def masked_lpips(
     if masking == "composite":
         output = torch.where(inside, original, output)
         return network(*_scaled(original, output))
-    distances = lpips_map(network, *_scaled(original, output))
+    distances = network.spatial(*_scaled(original, output))[:, None]
     outside = (~inside).to(distances).expand(len(distances), -1, -1, -1)
     return (distances * outside).sum((1, 2, 3)) / outside.sum((1, 2, 3))
-
-
-def lpips_map(network: LPIPS, a: Tensor, b: Tensor) -> Tensor:
-    """LPIPS before its means over places: (N, 1, H, W), of pictures (N, 3, H, W) in [-1, 1].
-
-    The taps' maps are brought to the pictures' size bilinearly and summed, as the LPIPS package does.
-    """
-    total = a.new_zeros(len(a), 1, *a.shape[2:])
-    for i, (x, y) in enumerate(zip(network.taps(a), network.taps(b), strict=True)):
-        difference = (F.normalize(x, dim=1, eps=1e-10) - F.normalize(y, dim=1, eps=1e-10)).square()
-        places = network.get_submodule(f"lin{i}").get_submodule("model")(difference)
-        total = total + F.interpolate(places, a.shape[2:], mode="bilinear", align_corners=False)
-    return total
 
 
 def _scaled(*pictures: Tensor) -> list[Tensor]:

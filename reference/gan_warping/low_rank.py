@@ -106,9 +106,8 @@ class LayerUpdate(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The layer's changed parameters by their names in the generator."""
-        weight = self.weight if "weight" in self._parameters else None
-        if weight is None:
-            weight = dense_weight(self.base, self.weight_lambda, self.weight_context)
+        whole = "weight" in self._parameters
+        weight = self.weight if whole else dense_weight(self.base, self.weight_lambda, self.weight_context)
         return {f"{self.name}.weight": weight} | {f"{self.name}.{key}": self.get_parameter(key) for key in self.others}
 
 

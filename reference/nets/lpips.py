@@ -5,10 +5,11 @@ Parameter names are those of the `lpips` package: `net.slice1.0.weight` ..., `li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Trunk = Literal["alex", "vgg"]
@@ -42,17 +43,47 @@ class LPIPS(nn.Module):
             out.append(x)
         return out
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def layers(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        """The weighed squared differences of each tap at each of its places: five of (N, 1, h, w).
+
+        Raises ValueError for pictures that are not two batches (N, 3, H, W) of one shape.
+        """
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3:
             raise ValueError(
                 f"LPIPS compares two batches (N, 3, H, W) of one shape, not {tuple(a.shape)} and {tuple(b.shape)}"
             )
-        total = torch.zeros(len(a), device=a.device)
+        out = []
         for i, (x, y) in enumerate(zip(self.taps(a), self.taps(b), strict=True)):
             difference = (_unit(x) - _unit(y)) ** 2
-            head = self.get_submodule(f"lin{i}").get_submodule("model")
-            total = total + head(difference).mean((1, 2, 3))
-        return total
+            out.append(self.get_submodule(f"lin{i}").get_submodule("model")(difference))
+        return out
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return pooled(self.layers(a, b))
+
+    def spatial(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance at each pixel, (N, H, W): the `spatial=True` of the `lpips` package. ValueError as `layers`.
+
+        Its mean over the pixels is near the distance, and equal where the taps' sizes divide the picture's.
+        """
+        return spread(self.layers(a, b), a.shape[2:])
+
+
+def pooled(layers: Sequence[Tensor]) -> Tensor:
+    """The distance (N,) of what `LPIPS.layers` gives: the sum of the taps' means over places."""
+    total = torch.zeros(len(layers[0]), device=layers[0].device)
+    for layer in layers:
+        total = total + layer.mean((1, 2, 3))
+    return total
+
+
+def spread(layers: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The distance at each pixel (N, H, W) of what `LPIPS.layers` gives: the taps brought to `size` and summed.
+
+    The growth is bilinear with align_corners=False.
+    """
+    grown = [F.interpolate(layer, tuple(size), mode="bilinear", align_corners=False)[:, 0] for layer in layers]
+    return torch.stack(grown).sum(0)
 
 
 def from_carrier_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

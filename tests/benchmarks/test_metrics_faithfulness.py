@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gengauge.benchmarks.metrics.faithfulness import l2_norm, lpips_map, masked_lpips, squared_l2
+from gengauge.benchmarks.metrics.faithfulness import l2_norm, masked_lpips, squared_l2
 from gengauge.datasets import weights, world
 from gengauge.reference.nets.lpips import LPIPS, Trunk, from_carrier_keys
 
@@ -66,7 +66,7 @@ def test_the_map_is_that_of_the_package(trunk: Trunk) -> None:
     theirs.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
     a, b = (torch.rand(2, 3, 48, 40, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2))
     with torch.no_grad():
-        assert torch.allclose(lpips_map(network(trunk), a, b), theirs(a, b), rtol=1e-4, atol=1e-6)
+        assert torch.allclose(network(trunk).spatial(a, b)[:, None], theirs(a, b), rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_region_masked_lpips_is_lpips() -> None:

@@ -1,0 +1,99 @@
+"""Training of GAN Warping's edits from latents and their warps or colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gengauge.benchmarks.training.loop import Schedule, Snapshot, Tell, Trainable, Trained, train
+from gengauge.benchmarks.training.processes import Processes
+from gengauge.datasets.subsets import epoch_orders
+from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update
+from gengauge.reference.gan_warping.training import ColourWeights, Distance, Recipe, Training
+
+
+class EditedPictures:
+    """Batches of edited pictures: each epoch in another order, without the rest that fills no batch."""
+
+    def __init__(self, ws: Tensor, labels: Tensor, batch: int, seed: int, process: int = 0, processes: int = 1) -> None:
+        """ws (N, num_ws, w_dim) and what `Training.step` takes beside them (N, ...).
+
+        Raises ValueError for fewer pictures than a batch, where the published code stops without a word.
+        """
+        if len(ws) != len(labels):
+            raise ValueError(f"each picture has ws and a warp, not {len(ws)} and {len(labels)}")
+        if len(ws) < batch:
+            raise ValueError(
+                f"an edit of {len(ws)} pictures fills no batch of {batch}: edit more pictures, or take a smaller batch"
+            )
+        if batch % processes:
+            raise ValueError(f"a batch of {batch} cannot be shared by {processes} processes; choose a divisor")
+        self.ws, self.labels, self.batch, self.seed = ws, labels, batch, seed
+        self.share = slice(process, None, processes)
+
+    def start(self, iteration: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """(ws, labels) of the batches from an iteration on, without end."""
+        batches = self._batches(epoch_orders(len(self.ws), self.seed))
+        for indices in islice(batches, iteration, None):
+            mine = torch.tensor(indices[self.share])
+            yield self.ws[mine].to(device), self.labels[mine].to(device)
+
+    def _batches(self, order: Iterator[int]) -> Iterator[list[int]]:
+        while True:
+            epoch = list(islice(order, len(self.ws)))
+            for start in range(0, len(epoch) - self.batch + 1, self.batch):
+                yield epoch[start : start + self.batch]
+
+
+def train_edit(
+    recipe: Recipe,
+    g: StyleGenerator,
+    ws: Tensor,
+    labels: Tensor,
+    work: Path,
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    device: str,
+    distance: Distance | None = None,
+    colours: ColourWeights | None = None,
+    every: int = 500,
+    snapshot: Callable[[Trainable], Snapshot] | None = None,
+    processes: Processes | None = None,
+    tell: Tell = lambda done, total, doing: None,
+    code: str = "",
+) -> tuple[Update, Trained]:
+    """Trains an edit of `g`, frozen on `device`, to the end of its iterations, with states in `work`.
+
+    ws (N, num_ws, w_dim) of the edited pictures; labels their grids (N, h, w, 2), or with `colours` their strokes
+    (N, 5, H, W). The trained update, on the CPU, and what `train` tells of the training. Raises what `train`, the
+    recipe's parts and `EditedPictures` raise.
+    """
+    group = processes or Processes()
+    batches = EditedPictures(ws, labels, recipe.batch, seed, group.index, group.count)
+
+    def build() -> Training:
+        return Training(recipe, g, distance, device, colours)
+
+    found = train(
+        build,
+        batches,
+        work,
+        Schedule(recipe.iterations, every, every, max(1, every // 20)),
+        {**config, "recipe": repr(recipe), "colours": repr(colours)},
+        seed=seed,
+        device=device,
+        snapshot=snapshot,
+        keep="update",
+        processes=group,
+        tell=tell,
+        code=code,
+    )
+    update = build().update.cpu()
+    update.load_state_dict(found.last)
+    return update.requires_grad_(False), found
