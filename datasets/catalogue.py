@@ -49,7 +49,7 @@ def _gan_warping(part: str, what: str, script: str) -> DataSet:
     """A folder of the published code, which its scripts download and unpack an archive into."""
     return DataSet(
         f"gan-warping-{part}",
-        f"GAN Warping's {what}",
+        f"GAN Warping: {what}",
         ("gan_warping",),
         (f"gan_warping/{part}", f"GANWarping/{part}"),
         f"run `{script}` of {GAN_WARPING_CODE}, which unpacks {part}.zip, and move or link its folder {part} to "

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from gengauge.reference.gangealing.flips import mirror
 from gengauge.reference.gangealing.latents import DirectionInterpolator
 from gengauge.reference.gangealing.losses import total_variation
-from gengauge.reference.gangealing.perceptual import PerceptualLoss
 from gengauge.reference.gangealing.points import congeal_points, match_flows, transfer_matched, uncongeal_points
 from gengauge.reference.gangealing.spatial_transformer import ComposedSTN
 from gengauge.reference.gangealing.splatting import splat
 from gengauge.reference.gangealing.training import Recipe, Training
 from gengauge.reference.gangealing.warps import MipmapWarp, affine_grid, mip_levels, mipmap, warp
+from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan2.rosinality import Generator, ModulatedConv2d, ToRGB
 from gengauge.reference.nets.stylegan2.translation import Activation, Blur, Conv, ConvLayer
 

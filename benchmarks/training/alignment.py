@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Tell, Trainable, Trained, train
 from gengauge.benchmarks.training.processes import Processes
-from gengauge.reference.gangealing.perceptual import PerceptualLoss
 from gengauge.reference.gangealing.starting import learner
 from gengauge.reference.gangealing.training import Recipe, Training
+from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan2.rosinality import Generator
 
 

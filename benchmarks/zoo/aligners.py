@@ -15,10 +15,10 @@ from gengauge.benchmarks.training.alignment import train_alignment
 from gengauge.benchmarks.training.loop import Schedule, Tell
 from gengauge.benchmarks.zoo import entries, posed_cats, stylegan2_poses
 from gengauge.benchmarks.zoo.entries import FOLDER
-from gengauge.reference.gangealing.perceptual import PerceptualLoss
 from gengauge.reference.gangealing.recipes import CATS
 from gengauge.reference.gangealing.schedules import WarmRestarts
 from gengauge.reference.gangealing.training import Recipe, Transformer
+from gengauge.reference.nets.perceptual import PerceptualLoss
 
 SEED = 0
 SAMPLES = 50_000  # of W, for its mean and directions

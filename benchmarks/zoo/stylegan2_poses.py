@@ -51,7 +51,7 @@ def load(folder: Path = FOLDER) -> Generator:
 
     Raises FileNotFoundError, or ValueError where the weights are not those of the card beside them.
     """
-    network = _build()
+    network = build()
     network.load_state_dict(entries.read_weights(NAME, folder))
     return network.eval().requires_grad_(False)
 
@@ -74,7 +74,7 @@ class Teaching:
 
     def __init__(self, iterations: int, distance: LPIPS, device: str = "cpu") -> None:
         self.iteration, self.iterations, self.distance = 0, iterations, distance
-        self.g = _build()
+        self.g = build()
         teach_mapping(self.g.mapping)
         self.g.to(device)
         self.ema = copy.deepcopy(self.g).eval().requires_grad_(False)
@@ -161,7 +161,7 @@ def make(
         "pictures": f"cats of the embedded world in all poses at {RESOLUTION} px, drawn anew for every lesson, "
         f"seed {SEED}; of one expression, eye colour and light, while those of the distances have many",
         **entries.about_training(trained, schedule, BATCH, device),
-        "parameters": sum(parameter.numel() for parameter in _build().parameters()),
+        "parameters": sum(parameter.numel() for parameter in build().parameters()),
         **entries.write_weights(NAME, folder, trained.last),
     }
     entries.write_card(NAME, folder, content)
@@ -187,7 +187,7 @@ def teach_mapping(mapping: MappingNetwork, iterations: int = 3000, batch: int = 
         scheduler.step()
 
 
-def _build() -> Generator:
+def build() -> Generator:
     return Generator(
         z_dim=posed_cats.Z_DIM,
         w_dim=W_DIM,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from gengauge.reference.gangealing.classifier import ResnetClassifier
 from gengauge.reference.gangealing.latents import DirectionInterpolator
 from gengauge.reference.gangealing.losses import cluster_accuracy
-from gengauge.reference.gangealing.perceptual import PerceptualLoss
 from gengauge.reference.gangealing.schedules import WarmRestarts
 from gengauge.reference.gangealing.training import NOTHING, Draws, Recipe, Transformer, align, make_pictures
+from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan2.rosinality import Generator
 
 CLASSIFIER_SCHEDULE = WarmRestarts(period=50_000)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gengauge.reference.gangealing.latents import DirectionInterpolator, kmeans_plus_plus
 from gengauge.reference.gangealing.pca import SAMPLES, incremental_pca
-from gengauge.reference.gangealing.perceptual import PerceptualLoss
 from gengauge.reference.gangealing.training import smaller
+from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan2.rosinality import Generator
 
 CLUSTER_SAMPLES = 50_000  # of W, among which the clusters' codes are chosen

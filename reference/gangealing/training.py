@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from gengauge.reference.gangealing.latents import DirectionInterpolator
 from gengauge.reference.gangealing.losses import best_cluster, by_cluster, flow_identity, of_cluster, total_variation
-from gengauge.reference.gangealing.perceptual import Kind, PerceptualLoss
 from gengauge.reference.gangealing.schedules import EMA_DECAY, PUBLISHED, Annealing, WarmRestarts, psi, rate_factor
 from gengauge.reference.gangealing.spatial_transformer import ComposedSTN, SpatialTransformer, Warped
 from gengauge.reference.gangealing.warps import BilinearDownsample, Padding
 from gengauge.reference.nets.ema import update_ema
+from gengauge.reference.nets.perceptual import Kind, PerceptualLoss
 from gengauge.reference.nets.stylegan2.rosinality import Generator
 
 Average = Callable[[Iterable[nn.Parameter]], None]

@@ -20,6 +20,7 @@ from gengauge.benchmarks.core.experiments import Measurement
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.stream import fingerprint, running_moments, set_moments
 from gengauge.benchmarks.metrics.frechet import fit
+from gengauge.benchmarks import generators
 from gengauge.benchmarks.papers.diffaugment import PAPER, checkpoints, measure, scoring
 from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
 from gengauge.benchmarks.papers.diffaugment.rows import IMAGENET, paper_runs
@@ -65,20 +66,20 @@ def test_network_pickles_of_both_kinds_become_generators(tmp_path: Path, monkeyp
     small = {**run.recipe.generator, "img_resolution": 16}
     run = replace(run, resolution=16, recipe=replace(run.recipe, generator=small))
     for stored in (old, new):
-        monkeypatch.setattr(checkpoints, "read_networks", lambda path, stored=stored: {"G_ema": stored})
+        monkeypatch.setattr(generators, "read_networks", lambda path, stored=stored: {"G_ema": stored})
         read = checkpoints.read_generator(tmp_path / "network.pkl", run).eval()
         assert torch.allclose(read(tensors["z"], noise_mode="const"), tensors["img_const"], atol=1e-5)
     with pytest.raises(ValueError, match="16 px; this row's has 32"):
         checkpoints.read_generator(tmp_path / "network.pkl", Tiny.run("stylegan2"))
     monkeypatch.setattr(
-        checkpoints, "read_networks", lambda path: {"G_ema": replace(new, arguments={**arguments, "magic": 1})}
+        generators, "read_networks", lambda path: {"G_ema": replace(new, arguments={**arguments, "magic": 1})}
     )
     with pytest.raises(ValueError, match="no StyleGAN2"):
         checkpoints.read_generator(tmp_path / "network.pkl", run)
-    monkeypatch.setattr(checkpoints, "read_networks", lambda path: {"G_ema": new})
+    monkeypatch.setattr(generators, "read_networks", lambda path: {"G_ema": new})
     with pytest.raises(ValueError, match="holds a StyleGAN2; this row is of a BigGAN"):
         checkpoints.read_generator(tmp_path / "network.pkl", Tiny.run("biggan"))
-    monkeypatch.setattr(checkpoints, "read_networks", lambda path: {"D": new})
+    monkeypatch.setattr(generators, "read_networks", lambda path: {"D": new})
     with pytest.raises(ValueError, match="holds D but no averaged generator"):
         checkpoints.read_generator(tmp_path / "network.pkl", run)
 

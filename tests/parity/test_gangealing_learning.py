@@ -27,13 +27,13 @@ from gengauge.datasets.squares import fitted, frame
 from gengauge.reference.gangealing import blending, losses, schedules
 from gengauge.reference.gangealing.latents import DirectionInterpolator, kmeans_plus_plus
 from gengauge.reference.gangealing.pca import incremental_pca
-from gengauge.reference.gangealing.perceptual import PerceptualLoss
 from gengauge.reference.gangealing.points import Matched, match_flows, transfer_points
 from gengauge.reference.gangealing.spatial_transformer import ComposedSTN
 from gengauge.reference.gangealing.splatting import splat
 from gengauge.reference.gangealing.starting import picture_distances
 from gengauge.reference.gangealing.training import Draws, Recipe, Training, align, losses_of, make_pictures
 from gengauge.reference.nets.lpips import LPIPS
+from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan2.rosinality import Generator
 
 PAPER = "gangealing"

@@ -21,12 +21,12 @@ from gengauge.reference.gangealing.classifier import ResnetClassifier
 from gengauge.reference.gangealing.classifier_training import ClassifierRecipe, ClassifierTraining
 from gengauge.reference.gangealing.latents import DirectionInterpolator, kmeans_plus_plus
 from gengauge.reference.gangealing.pca import incremental_pca
-from gengauge.reference.gangealing.perceptual import PerceptualLoss, _TapDistance, from_torchvision
 from gengauge.reference.gangealing.spatial_transformer import ComposedSTN, SpatialTransformer
 from gengauge.reference.gangealing.splatting import splat
 from gengauge.reference.gangealing.starting import learner, sample_w
 from gengauge.reference.gangealing.training import Draws, Recipe, Training, smaller
 from gengauge.reference.nets.lpips import LPIPS
+from gengauge.reference.nets.perceptual import PerceptualLoss, _TapDistance, from_torchvision
 from gengauge.reference.nets.stylegan2.rosinality import Generator
 
 SIZE = 64

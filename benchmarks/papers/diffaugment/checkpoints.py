@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gengauge.benchmarks.generators import load_strictly, read_pickled
 from gengauge.benchmarks.papers.diffaugment.rows import Run
 from gengauge.datasets.checkpoints import read_tensors
-from gengauge.datasets.network_pickles import StoredNetwork, read_networks
 from gengauge.reference.diffaugment import biggan
 from gengauge.reference.nets import biggan as biggan_nets
-from gengauge.reference.nets.stylegan2 import tensorflow
 from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
+from gengauge.reference.nets.stylegan3.generator import Generator as StyleGAN3
 
 
 def read_generator(path: Path, run: Run) -> nn.Module:
@@ -24,7 +24,7 @@ def read_generator(path: Path, run: Run) -> nn.Module:
     tables do. Nothing in the file is executed.
     Raises FileNotFoundError, UnsafeCheckpoint, DamagedCheckpoint, or ValueError for a network that is not the row's.
     """
-    network = _pickled(path) if path.suffix == ".pkl" else _state(path, run)
+    network = read_pickled(path) if path.suffix == ".pkl" else _state(path, run)
     _check_of_row(network, path, run)
     return network.requires_grad_(False)
 
@@ -48,30 +48,7 @@ def _check_of_row(network: nn.Module, path: Path, run: Run) -> None:
 
 
 def _family(network: nn.Module) -> str:
-    return "StyleGAN2" if isinstance(network, StyleGAN2) else "BigGAN"
-
-
-def _pickled(path: Path) -> nn.Module:
-    networks = read_networks(path)
-    if "G_ema" not in networks:
-        raise ValueError(f"{path} holds {', '.join(networks)} but no averaged generator, G_ema")
-    stored = networks["G_ema"]
-    return _from_tensorflow(stored, path) if stored.kind == "tensorflow" else _from_pytorch(stored, path)
-
-
-def _from_tensorflow(stored: StoredNetwork, path: Path) -> nn.Module:
-    network = StyleGAN2(**tensorflow.generator_arguments(stored.arguments, stored.tensors))
-    _load(network, tensorflow.generator_state(stored.tensors), path)
-    return network
-
-
-def _from_pytorch(stored: StoredNetwork, path: Path) -> nn.Module:
-    try:
-        network = StyleGAN2(**stored.arguments)
-    except TypeError as error:
-        raise ValueError(f"{path} holds a {stored.class_name} that is no StyleGAN2 ({error})") from None
-    _load(network, stored.tensors, path)
-    return network
+    return {StyleGAN2: "StyleGAN2", StyleGAN3: "StyleGAN3"}.get(type(network), "BigGAN")
 
 
 def _state(path: Path, run: Run) -> nn.Module:
@@ -81,23 +58,9 @@ def _state(path: Path, run: Run) -> nn.Module:
         network = run.recipe.networks()[0]
     else:
         network = biggan_nets.Generator(**biggan_nets.settings_of(tensors))  # type: ignore[arg-type]
-    _load(network, own or tensors, path)
+    load_strictly(network, own or tensors, path)
     return network
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Strictly, but for the constant filters, which TensorFlow's variables do not have."""
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds a network of other shapes: {str(error).splitlines()[1].strip()}") from None
-    missing = [name for name in missing if not name.endswith("resample_filter")]
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} is of another network: {len(missing)} tensors are missing (first: {missing[:1]}), "
-            f"{len(unexpected)} unknown (first: {unexpected[:1]})"
-        )

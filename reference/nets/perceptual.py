@@ -1,4 +1,4 @@
-"""The distance between an aligned picture and its target: LPIPS on VGG16, or plain features of a self-supervised VGG16.
+"""A perceptual loss of pictures: LPIPS on VGG16 or AlexNet, or plain features of a self-supervised VGG16.
 
 Source: Zhang et al., CVPR 2018; Peebles et al. 2022, section 4 ("SSL"), whose trunk was trained by SimCLR on ImageNet.
 """

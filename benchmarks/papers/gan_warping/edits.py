@@ -1,0 +1,83 @@
+"""The edits of the embedded world: longer ears and a raised nose, made by the cats' exact landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gengauge.benchmarks.zoo import posed_cats
+from gengauge.datasets import world
+from gengauge.datasets.warp_edits import PointedPicture, WarpEdit
+from gengauge.reference.gan_warping.landmark_edits import LandmarkEdit, Move
+from gengauge.reference.gan_warping.warps import pixel_grid, with_corners
+
+Array = np.ndarray[Any, Any]
+SIDES = ("left", "right")
+_FACE = ("left_cheek", "right_cheek", "forehead", "chin")
+EARS = LandmarkEdit(
+    tuple(Move(f"{side}_ear_tip", f"{side}_ear_base", f"{side}_ear_tip", 0.7) for side in SIDES),
+    (*(f"{side}_ear_base" for side in SIDES), "left_eye", "right_eye", "nose", *_FACE),
+)
+NOSE = LandmarkEdit(
+    tuple(
+        Move(name, "nose", "forehead", 0.35) for name in ("nose", "mouth", "left_mouth_corner", "right_mouth_corner")
+    ),
+    (*(f"{side}_{part}" for part in ("ear_base", "ear_tip", "eye_outer") for side in SIDES), *_FACE),
+)
+EDITS: dict[str, LandmarkEdit] = {"ears": EARS, "nose": NOSE}
+ABOUT = {"ears": "ears 1.7 times as long", "nose": "nose and mouth raised"}
+
+
+@dataclass(frozen=True)
+class Warps:
+    """Pictures of a generator and how they are warped: latents z (N, z_dim) and grids (N, 2, R, R) in px."""
+
+    z: Tensor
+    pixels: Tensor
+
+
+def latents(seeds: Sequence[int]) -> Tensor:
+    """z (N, 32) of seeds, as NVIDIA's tools and the edit format draw them."""
+    drawn = [np.random.RandomState(seed).randn(1, posed_cats.Z_DIM) for seed in seeds]
+    return torch.from_numpy(np.concatenate(drawn)).float()
+
+
+def landmarks(z: Tensor, resolution: int = posed_cats.RESOLUTION) -> list[dict[str, tuple[float, float]]]:
+    """The landmarks of the cats that latents name, in px of the picture."""
+    found = world.render(posed_cats.named_by(z, z), resolution).landmarks
+    return [dict(zip(world.LANDMARKS, map(tuple, one), strict=True)) for one in found.tolist()]
+
+
+def warps(names: Sequence[str], seeds: Sequence[int], resolution: int = posed_cats.RESOLUTION) -> Warps:
+    """The cats of seeds, warped by one edit, or by the points of several together."""
+    z = latents(seeds)
+    both = together([EDITS[name] for name in names])
+    size = (resolution, resolution)
+    grids = [
+        pixel_grid(with_corners(torch.from_numpy(both.points(found, resolution)), size), size) for found in landmarks(z)
+    ]
+    return Warps(z, torch.stack(grids))
+
+
+def together(edits: Sequence[LandmarkEdit]) -> LandmarkEdit:
+    """One edit that moves what any of them moves, and pins what all others pin."""
+    moves = tuple(move for edit in edits for move in edit.moves)
+    moved = {move.landmark for move in moves}
+    pins = dict.fromkeys(pin for edit in edits for pin in edit.pins if pin not in moved)
+    return LandmarkEdit(moves, tuple(pins))
+
+
+def pointed(edit: LandmarkEdit, seeds: Sequence[int], generator: str, name: str) -> WarpEdit:
+    """The edit of the zoo's cats as a file holds it."""
+    resolution = posed_cats.RESOLUTION
+    found = [edit.points(one, resolution) for one in landmarks(latents(seeds))]
+    pictures = tuple(
+        PointedPicture(seed, tuple(map(tuple, points.round(2).tolist())))
+        for seed, points in zip(seeds, found, strict=True)
+    )
+    return WarpEdit(generator, resolution, pictures, name=name)

@@ -1,0 +1,300 @@
+"""The eight evaluated edits: the released weights on their test pictures, and the same edits trained here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gengauge.benchmarks.core.experiments import (
+    AtScale,
+    Context,
+    Experiment,
+    Limits,
+    Picture,
+    Plan,
+    Result,
+    Scale,
+)
+from gengauge.benchmarks.core.tables import Row, Table
+from gengauge.benchmarks.features.edges import load_dexined
+from gengauge.benchmarks.features.perceptual import load_lpips
+from gengauge.benchmarks.generators import Generator
+from gengauge.benchmarks.jobs import code_version
+from gengauge.benchmarks.metrics.edges import Detector, thinned
+from gengauge.benchmarks.metrics.edit_fidelity import COLUMNS, Convention, Fidelity, aggregate
+from gengauge.benchmarks.metrics.quantise import to_uint8_truncated
+from gengauge.benchmarks.needs import weights_need
+from gengauge.benchmarks.papers.gan_warping import scores
+from gengauge.benchmarks.papers.gan_warping.figures import sheet
+from gengauge.benchmarks.papers.gan_warping.loading import Edit, read_changed, stacked
+from gengauge.benchmarks.papers.gan_warping.plans import planned
+from gengauge.benchmarks.training.processes import join
+from gengauge.benchmarks.training.warping import train_edit
+from gengauge.datasets.edit_folders import signed_pixels
+from gengauge.datasets.warp_folders import WarpedPicture
+from gengauge.datasets.weights import WeightsNotFound
+from gengauge.reference.gan_warping.low_rank import render
+from gengauge.reference.gan_warping.training import Recipe
+from gengauge.reference.gan_warping.warps import normalised_grid, pixel_grid, with_corners
+from gengauge.reference.nets.lpips import LPIPS
+from gengauge.reference.nets.perceptual import PerceptualLoss
+from gengauge.reference.nets.stylegan3 import generator as stylegan3
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+DAY = 24 * 3600.0
+SHOWN = 6  # pictures in the report
+LAYERS = {"cat_rabbit_face": "1", "house_heaved_ground": "1"}  # of the released scripts, which else edit the eighth
+EDITS = (
+    "cat_alien_eye",
+    "cat_cross_nose",
+    "cat_devil_ear",
+    "cat_rabbit_face",
+    "horse_camel_back",
+    "horse_lift_leg",
+    "house_curly_roof",
+    "house_heaved_ground",
+)
+OWN = scores.columns("DexiNed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A published edit, and the recipe of its script; `batch` pictures are rendered at once."""
+
+    edit: Edit
+    recipe: Recipe
+    batch: int = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What scores pictures; without edges, why."""
+
+    lpips: LPIPS
+    edges: Detector | None
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An edit's base on the device, its test pictures and what scores them."""
+
+    base: Generator
+    folders: Mapping[str, Path]
+    test: Sequence[WarpedPicture]
+    ws: Tensor
+    judged: Judged
+
+    def made(self, s: Settings, changed: Mapping[str, Tensor]) -> Array:
+        """The test pictures (N, R, R, 3) uint8 by the changed base; grey levels are cut, as published."""
+        on_device = {name: value.to(self.ws) for name, value in changed.items()}
+        with torch.no_grad():
+            parts = [render(self.base, ws, on_device, noise_mode="const") for ws in self.ws.split(s.batch)]
+        return _grey(torch.cat(parts))
+
+    def scored(self, pictures: Array) -> list[Fidelity]:
+        """Each picture against its target."""
+        targets = _grey(torch.stack([signed_pixels(p.target) for p in self.test if p.target is not None]))
+        masks = np.stack([p.mask for p in self.test if p.mask is not None])
+        return scores.fidelities(pictures, targets, masks, self.judged.lpips, self.judged.edges)
+
+
+def open_edit(s: Settings, context: Context) -> Opened:
+    """All that a row needs, so that what is missing is told before any work.
+
+    Raises DataNotFound, WeightsNotFound, FileNotFoundError, and ValueError for files that do not go together.
+    """
+    folders = s.edit.folders(context.data)
+    judged = judges(context.device)
+    task = s.edit.task(folders)
+    base = s.edit.generator(folders)
+    test = s.edit.pictures(folders, "test", base.img_resolution)
+    where = folders["data"] / task.data / "test"
+    for part in ("target", "mask"):
+        if any(getattr(picture, part) is None for picture in test):
+            raise ValueError(f"{where} has no {part}s, so that nothing can be measured")
+    ws = stacked(test, base.num_ws, where).to(context.device)
+    return Opened(base.to(context.device), folders, test, ws, judged)
+
+
+def judges(device: str) -> Judged:
+    """LPIPS, and DexiNed where its weights are. Raises WeightsNotFound for LPIPS."""
+    lpips = load_lpips("alex", device)
+    try:
+        return Judged(lpips, thinned(load_dexined(device=device)), {})
+    except WeightsNotFound as error:
+        return Judged(lpips, None, {column: str(error) for column in COLUMNS if column.startswith("chamfer")})
+
+
+def published_row(context: Context) -> Iterator[Result]:
+    """The row of the paper: the released weights, scored as the released evaluator scores them."""
+    s: Settings = context.settings
+    opened = open_edit(s, context)
+    made = opened.made(s, s.edit.weights(opened.folders, opened.base))
+    row = Row(METHOD, s.edit.name).key
+    yield from scores.measurements(row, opened.scored(made), "published", missing=opened.judged.missing)
+    if context.seed == 0:
+        yield figure(s, opened, row, made)
+
+
+def conventions(context: Context) -> Iterator[Result]:
+    """The same pictures scored both ways, and those of the base."""
+    s: Settings = context.settings
+    opened = open_edit(s, context)
+    edited = opened.scored(opened.made(s, s.edit.weights(opened.folders, opened.base)))
+    rows: dict[str, tuple[list[Fidelity], Convention]] = {
+        PUBLISHED: (edited, "published"),
+        CORRECTED: (edited, "corrected"),
+        UNEDITED: (opened.scored(opened.made(s, {})), "corrected"),
+    }
+    for method, (found, convention) in rows.items():
+        yield from scores.measurements(Row(method, s.edit.name).key, found, convention, missing=opened.judged.missing)
+
+
+def train_row(context: Context) -> dict[str, Tensor]:
+    """Trains a published edit from its training pictures, from where an earlier job left it."""
+    s: Settings = context.settings
+    processes, device = join(context.device)
+    distance = PerceptualLoss("lpips", load_lpips("vgg", device))
+    folders = s.edit.folders(context.data)
+    base = s.edit.generator(folders).to(device)
+    size = (base.img_resolution, base.img_resolution)
+    pictures = s.edit.pictures(folders, "train", base.img_resolution)
+    ws = stacked(pictures, base.num_ws, folders["data"])
+    points = [with_corners(torch.from_numpy(picture.points), size) for picture in pictures]
+    seen = hashlib.sha256(b"".join(x.numpy().tobytes() for x in (ws, *points))).hexdigest()[:12]
+    update, _ = train_edit(
+        s.recipe,
+        base,
+        ws,
+        torch.stack([normalised_grid(pixel_grid(rows, size)) for rows in points]),
+        context.work / f"gan-warping-{s.edit.name}-{seen}-seed{context.seed}",
+        {"edit": s.edit.name, "pictures": seen},
+        seed=context.seed,
+        device=device,
+        distance=distance,
+        processes=processes,
+        tell=context.progress,
+        code=code_version(),
+    )
+    return update.tensors()
+
+
+def retrained(context: Context) -> Iterator[Result]:
+    """The edit trained here, scored both ways."""
+    s: Settings = context.settings
+    opened = open_edit(s, context)
+    made = opened.made(s, train_row(context))
+    row = Row(RETRAINED, s.edit.name).key
+    yield from scores.measurements(row, opened.scored(made), missing=opened.judged.missing)
+    if context.seed == 0:
+        yield figure(s, opened, row, made)
+
+
+def measure_file(context: Context, path: Path) -> Mapping[str, tuple[float, float]]:
+    """An edit in the user's file, scored as the row is, with the deviation of its means over pictures."""
+    s: Settings = context.settings
+    opened = open_edit(s, context)
+    found = opened.scored(opened.made(s, read_changed(path, opened.base)))
+    told = aggregate(found).published
+    out = {}
+    for column, value in told.items():
+        each = [v for one in found if math.isfinite(v := one.published[column])]
+        out[column] = (value, float(np.std(each) / math.sqrt(len(each))) if each else math.nan)
+    return out
+
+
+def figure(s: Settings, opened: Opened, row: str, made: Array) -> Picture:
+    """Some test pictures by the base, as they should be, and edited."""
+    targets = np.stack([p.target for p in opened.test if p.target is not None])
+    shown = np.stack([opened.made(s, {}), targets, made])[:, :SHOWN]
+    # Pages need no more than a few hundred px a picture.
+    step = max(1, shown.shape[2] // 256)
+    return Picture(
+        row,
+        "test",
+        sheet(shown[:, :, ::step, ::step]),
+        f"Test pictures of {s.edit.name}: by the base, as they should be, and by the edited generator",
+    )
+
+
+def _grey(pictures: Tensor) -> Array:
+    return to_uint8_truncated(pictures).permute(0, 2, 3, 1).cpu().numpy()
+
+
+METHOD, RETRAINED = "GAN Warping", "GAN Warping, trained here"
+PUBLISHED, CORRECTED = "GAN Warping, as the released evaluator scores", "GAN Warping, corrected scores"
+UNEDITED = "Base, not edited, corrected scores"
+CONVENTIONS = Table(
+    "conventions",
+    "The released edits scored as published and corrected (own)",
+    OWN,
+    tuple(Row(method, name) for name in EDITS for method in (PUBLISHED, CORRECTED, UNEDITED)),
+    (),
+    ("results",),
+)
+TRAINED = Table(
+    "retrained",
+    "The evaluated edits trained here by the released scripts' settings, corrected scores (own)",
+    OWN,
+    tuple(Row(RETRAINED, name) for name in EDITS),
+    (),
+    ("results",),
+)
+
+
+def _settings(name: str) -> Settings:
+    return Settings(Edit(name), Recipe(layers=LAYERS.get(name, "8")))
+
+
+def _plan(s: Settings, *trunks: str) -> Plan:
+    resolution = 256 if s.edit.base == "horse" else 512
+    network = planned(lambda: stylegan3.Generator(img_resolution=resolution, synthesis_kwargs=stylegan3.CONFIG_R), 512)
+    keys = ("lpips-alex", *trunks, "dexined")
+    return Plan((network,), lambda data: (*(weights_need(key) for key in keys), *s.edit.needs(data)))
+
+
+def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
+    """For each edit the row of the paper, and the own rows beside it."""
+    (published,) = (table.columns for table in tables if table.key == "results")
+    out = []
+    for name in EDITS:
+        s = _settings(name)
+        scales: dict[Scale, AtScale] = {"paper": AtScale(s, 1, Limits(DAY, 24), 4, _plan(s))}
+        trained: dict[Scale, AtScale] = {"paper": AtScale(s, 3, Limits(7 * DAY, 32), 4, _plan(s, "lpips-vgg"))}
+        out += [
+            Experiment(
+                key=f"results-{name}",
+                table="results",
+                rows=(Row(METHOD, name).key,),
+                columns=published,
+                scales=scales,
+                run=published_row,
+                measure=measure_file,
+            ),
+            Experiment(
+                key=f"conventions-{name}",
+                table="conventions",
+                rows=tuple(Row(method, name).key for method in (PUBLISHED, CORRECTED, UNEDITED)),
+                columns=OWN,
+                scales=scales,
+                run=conventions,
+            ),
+            Experiment(
+                key=f"retrained-{name}",
+                table="retrained",
+                rows=(Row(RETRAINED, name).key,),
+                columns=OWN,
+                scales=trained,
+                run=retrained,
+                train=train_row,
+            ),
+        ]
+    return tuple(out)
