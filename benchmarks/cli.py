@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -440,6 +440,83 @@ def align_command(
             opened, pictures, out, template, maps, _device(device), lambda done, total: tell("pictures", done, total)
         )
     Console().print(f"{out}: {count} pictures, average.png, pictures.csv", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    "warp-points",
+    epilog="Example: `gengauge warp-points ears --pictures 10 --out ears.json`\n\nWith another generator: `gengauge "
+    "warp-points nose.json --landmarks found.json --generator cats.pkl --out edit.json`",
+)
+def warp_points_command(
+    edit: Annotated[str, typer.Argument(help="`ears`, `nose`, or a JSON file that says which landmarks move or stay.")],
+    out: Annotated[Path, typer.Option(help="The file of points to write, for `gengauge warp` and `warp-ui`.")],
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of landmarks that a detector found; without it the zoo's cats, whose are known."),
+    ] = None,
+    generator: Annotated[str, typer.Option(help="With --landmarks: the generator of those pictures.")] = "",
+    pictures: Annotated[int, typer.Option(min=1, help="Without --landmarks: how many cats.")] = 10,
+    first: Annotated[int, typer.Option(min=0, help="Without --landmarks: the first cat's seed.")] = 0,
+) -> None:
+    """Make an edit of GAN Warping from landmarks: points on a generator's pictures, and where they are to go."""
+    from gengauge.benchmarks.warp import points_of_cats, points_of_detections, read_rule
+    from gengauge.datasets.warp_edits import write_warp_edit
+
+    if (landmarks is None) == bool(generator):
+        raise ValueError("--landmarks and --generator go together: the landmarks of that generator's pictures")
+    rule, name = read_rule(edit), Path(edit).stem
+    if landmarks is None:
+        found = points_of_cats(rule, pictures, first, name)
+    else:
+        found = points_of_detections(rule, landmarks, generator, name)
+    write_warp_edit(out, found)
+    Console().print(f"{out}: {len(found.pictures)} pictures with points", highlight=False, soft_wrap=True)
+
+
+@app.command("warp", epilog="Example: `gengauge warp ears.json --out out/ears`")
+def warp_command(
+    edit: Annotated[Path, typer.Argument(help="A file of points, made by hand, by `warp-points` or by `warp-ui`.")],
+    out: Annotated[Path, typer.Option(help="The folder for the edited weights and some samples.")],
+    generator: Annotated[
+        str | None, typer.Option(help="NVIDIA's .pkl or the zoo's generator; by default the one that the file names.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Index of the edited layer, or a range such as 3-5.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Rank of the update; 0 trains the whole weight.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Steps of training.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step, at most as many as are edited.")] = None,
+    rate: Annotated[float | None, typer.Option(help="The learning rate at its highest.")] = None,
+    augment: Annotated[bool, typer.Option(help="Mix in random fine styles.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+) -> None:
+    """Train a generator to make all its pictures as a few of them are warped.
+
+    Settings are the published ones; the zoo's small generator has its own.
+    """
+    from dataclasses import replace
+
+    from gengauge.benchmarks.warp import open_base, warp
+    from gengauge.datasets.warp_edits import read_warp_edit
+
+    found = read_warp_edit(edit)
+    base = open_base(generator or found.generator)
+    asked: dict[str, Any] = {"layers": layer, "iterations": iterations, "batch": batch, "lr": rate}
+    recipe = replace(base.recipe(), **{key: value for key, value in asked.items() if value is not None})
+    if rank is not None:
+        recipe = replace(recipe, rank=rank or None)
+    if not augment:
+        recipe = replace(recipe, stylemix=None)
+    with _bars() as tell:
+        warp(
+            found,
+            base,
+            recipe,
+            out,
+            _device(device),
+            seed,
+            tell=lambda done, total, doing: tell("training", done, total),
+        )
+    Console().print(f"{out}: edited weights and samples.png", highlight=False, soft_wrap=True)
 
 
 @app.command("prepare", epilog="Example: `gengauge prepare cityscapes --data ~/data`")

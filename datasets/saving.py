@@ -29,7 +29,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises OSError where the file cannot be made.
     """
     own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    _replaced(path, lambda hidden: save_file(own, hidden, dict(metadata or {})))
+
+    def write(hidden: Path) -> None:
+        hidden.touch()
+        mode = hidden.stat().st_mode  # the user's own; safetensors makes files that nobody else may read
+        save_file(own, hidden, dict(metadata or {}))
+        hidden.chmod(mode)
+
+    _replaced(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

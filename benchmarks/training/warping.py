@@ -1,20 +1,31 @@
-"""Training of GAN Warping's edits from latents and their warps or colours."""
+"""Training of GAN Warping's edits: from latents and their warps or colours, and from points that a person made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Tell, Trainable, Trained, train
 from gengauge.benchmarks.training.processes import Processes
+from gengauge.datasets.edited_weights import CONTEXT, LAMBDA, Factors, LowRankEdit, fingerprint
 from gengauge.datasets.subsets import epoch_orders
+from gengauge.datasets.warp_edits import PointedPicture
 from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update
 from gengauge.reference.gan_warping.training import ColourWeights, Distance, Recipe, Training
+from gengauge.reference.gan_warping.warps import normalised_grid, pixel_grid, with_corners
+
+
+class SquareGenerator(StyleGenerator, Protocol):
+    """A style-based generator that knows the side in px of its pictures."""
+
+    img_resolution: int
 
 
 class EditedPictures:
@@ -97,3 +108,61 @@ def train_edit(
     update = build().update.cpu()
     update.load_state_dict(found.last)
     return update.requires_grad_(False), found
+
+
+def train_points(
+    recipe: Recipe,
+    g: SquareGenerator,
+    pictures: Sequence[PointedPicture],
+    work: Path,
+    *,
+    truncation: float = 1.0,
+    seed: int = 0,
+    device: str = "cpu",
+    distance: Distance | None = None,
+    every: int = 500,
+    tell: Tell = lambda done, total, doing: None,
+    code: str = "",
+) -> Update:
+    """Trains an edit that a person made: pictures of `g`, on `device`, by seeds, with points on them.
+
+    Raises ValueError for points outside of the generator's pictures, and what `train_edit` raises.
+    """
+    size = (g.img_resolution, g.img_resolution)
+    grids = [pixel_grid(with_corners(torch.from_numpy(picture.rows()), size), size) for picture in pictures]
+    ws = sample_ws(g, [picture.seed for picture in pictures], truncation, device)
+    edited = repr([(picture.seed, picture.points) for picture in pictures])
+    update, _ = train_edit(
+        recipe,
+        g,
+        ws,
+        torch.stack([normalised_grid(grid) for grid in grids]),
+        work,
+        {"pictures": hashlib.sha256(edited.encode()).hexdigest(), "truncation": truncation},
+        seed=seed,
+        device=device,
+        distance=distance,
+        every=every,
+        tell=tell,
+        code=code,
+    )
+    return update
+
+
+@torch.no_grad()
+def sample_ws(g: StyleGenerator, seeds: Sequence[int], truncation: float, device: str) -> Tensor:
+    """ws (N, num_ws, w_dim) of seeds, drawn as NVIDIA's tools draw a seed's z."""
+    z = np.concatenate([np.random.RandomState(seed).randn(1, g.z_dim) for seed in seeds])
+    return g.mapping(torch.from_numpy(z).float().to(device), None, truncation_psi=truncation)
+
+
+def stored(update: Update, g: StyleGenerator, name: str, note: str = "") -> LowRankEdit:
+    """The factors of an update of `g` as a file keeps them. Raises ValueError for an update of whole weights."""
+    learnt = update.factors()
+    names = [key.removesuffix(LAMBDA) for key in learnt if key.endswith(LAMBDA)]
+    if not names:
+        raise ValueError("an update of whole weights has no factors; keep its weights")
+    factors = {layer: Factors(learnt[layer + LAMBDA], learnt[layer + CONTEXT]) for layer in names}
+    others = {key: value for key, value in learnt.items() if not key.endswith((LAMBDA, CONTEXT))}
+    base = {layer: fingerprint(g.get_submodule(layer).get_parameter("weight").cpu()) for layer in names}
+    return LowRankEdit(name, factors, base, others, note)

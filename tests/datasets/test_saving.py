@@ -100,3 +100,10 @@ def test_bad_folders_are_refused_by_name(tmp_path: Path) -> None:
     config.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DamagedCheckpoint, match="damaged"):
         read_network_folder(tmp_path)
+
+
+def test_tensors_have_the_users_own_rights(tmp_path: Path) -> None:
+    plain, tensors = tmp_path / "plain", tmp_path / "tensors.safetensors"
+    plain.write_text("")
+    write_tensors(tensors, {"a": torch.zeros(2)})
+    assert tensors.stat().st_mode == plain.stat().st_mode

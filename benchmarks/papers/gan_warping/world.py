@@ -26,7 +26,7 @@ from gengauge.benchmarks.training.loop import Snapshot, Trainable
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import train_edit
 from gengauge.benchmarks.zoo import posed_cats, stylegan2_poses
-from gengauge.reference.gan_warping.low_rank import Update, render
+from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update, render
 from gengauge.reference.gan_warping.training import Distance, Recipe
 from gengauge.reference.gan_warping.warps import normalised_grid, remap
 from gengauge.reference.nets.lpips import LPIPS, Trunk
@@ -107,7 +107,7 @@ def mapped(g: Generator, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pixels(g: Generator, ws: Tensor, changed: Mapping[str, Tensor] | None = None) -> Array:
+def pixels(g: StyleGenerator, ws: Tensor, changed: Mapping[str, Tensor] | None = None) -> Array:
     """Pictures (N, R, R, 3) uint8 of ws by the base or an edited generator, with constant noise."""
     on_device = {name: value.to(ws) for name, value in (changed or {}).items()}
     made = [render(g, part, on_device, noise_mode="const") for part in ws.split(64)]
