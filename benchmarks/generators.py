@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,10 +11,20 @@ from gengauge.datasets.network_pickles import StoredNetwork, read_networks
 from gengauge.reference.nets.stylegan2 import generator as stylegan2
 from gengauge.reference.nets.stylegan2 import tensorflow
 from gengauge.reference.nets.stylegan3 import generator as stylegan3
+from gengauge.reference.nets.stylegan3.states import generator_from
 
 Generator = stylegan2.Generator | stylegan3.Generator
-# Constants that a network computes itself, and that older files lack.
-_CONSTANT = ("resample_filter", "up_filter", "down_filter")
+_OWN = (
+    "z_dim",
+    "c_dim",
+    "w_dim",
+    "img_resolution",
+    "img_channels",
+    "mapping_kwargs",
+    "synthesis_kwargs",
+)
+# A constant that a network computes itself, and that TensorFlow's variables lack.
+_CONSTANT = "resample_filter"
 
 
 def read_pickled(path: Path) -> Generator:
@@ -26,8 +37,10 @@ def read_pickled(path: Path) -> Generator:
     if "G_ema" not in networks:
         raise ValueError(f"{path} holds {', '.join(networks)} but no averaged generator, G_ema")
     stored = networks["G_ema"]
-    network, state = _from_tensorflow(stored) if stored.kind == "tensorflow" else _from_pytorch(stored, path)
-    load_strictly(network, state, path)
+    try:
+        network = _built(stored, path)
+    except TypeError as error:
+        raise ValueError(f"{path} holds a {stored.class_name} that is no StyleGAN2 ({error})") from None
     return network.eval().requires_grad_(False)
 
 
@@ -45,17 +58,31 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], path: Path) -> N
         )
 
 
-def _from_tensorflow(stored: StoredNetwork) -> tuple[Generator, dict[str, Tensor]]:
-    network = stylegan2.Generator(**tensorflow.generator_arguments(stored.arguments, stored.tensors))
-    return network, tensorflow.generator_state(stored.tensors)
+def _built(stored: StoredNetwork, path: Path) -> Generator:
+    if "synthesis.input.freqs" in stored.tensors:
+        try:
+            return generator_from(stored.arguments, stored.tensors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    if stored.kind == "tensorflow":
+        arguments = tensorflow.generator_arguments(stored.arguments, stored.tensors)
+        state = tensorflow.generator_state(stored.tensors)
+    else:
+        arguments, state = _nested(stored.arguments), stored.tensors
+    network = stylegan2.Generator(**arguments)
+    load_strictly(network, state, path)
+    return network
 
 
-def _from_pytorch(stored: StoredNetwork, path: Path) -> tuple[Generator, dict[str, Tensor]]:
-    third = any(name.startswith("synthesis.input.") for name in stored.tensors)
-    try:
-        if third:
-            return stylegan3.Generator(**stored.arguments), stored.tensors
-        return stylegan2.Generator(**stored.arguments), stored.tensors
-    except TypeError as error:
-        family = "StyleGAN3" if third else "StyleGAN2"
-        raise ValueError(f"{path} holds a {stored.class_name} that is no {family} ({error})") from None
+def _nested(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of StyleGAN2 with those of the synthesis together, which the code of StyleGAN3 keeps beside the others.
+
+    What that code says of how it computes, and not what, is left out.
+    """
+    own = {name: value for name, value in arguments.items() if name in _OWN}
+    synthesis = {
+        name: value for name, value in arguments.items() if name not in _OWN and name != "fused_modconv_default"
+    }
+    if synthesis:
+        own["synthesis_kwargs"] = {**own.get("synthesis_kwargs", {}), **synthesis}
+    return own

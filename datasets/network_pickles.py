@@ -1,4 +1,4 @@
-"""Reading the network files (`.pkl`) of NVIDIA's StyleGAN2 code bases without running anything that they carry.
+"""Reading the network files (`.pkl`) of NVIDIA's StyleGAN2 and StyleGAN3 code bases; nothing that they carry is run.
 
 Such a file holds its networks' source text and expects the reader to execute it: TensorFlow's is a tuple of `Network`
 objects, PyTorch's a dictionary of objects rebuilt from a class's source and an object's attributes. Here the text stays
@@ -33,7 +33,7 @@ from gengauge.datasets.unpickling import (
 )
 
 NAMES = ("G", "D", "G_ema")  # in the order of the TensorFlow tuple
-# A few references to references make a tree of any size; StyleGAN2's largest networks have some thousand nodes.
+# A few references to references make a tree of any size; the largest networks have some thousand nodes.
 MAX_NODES = 1_000_000
 
 

@@ -1,9 +1,10 @@
-"""Reading StyleGAN2's network files: both code bases' layouts are understood, their source text is not run."""
+"""Reading StyleGAN2's and StyleGAN3's network files: all layouts are understood, their source text is not run."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import os
 import pickle
 import sys
 import types
@@ -18,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gengauge.datasets.checkpoints import DamagedCheckpoint
+from gengauge.datasets.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
 from gengauge.datasets.network_pickles import read_networks
 from gengauge.reference.nets.stylegan2.discriminator import Discriminator
 from gengauge.reference.nets.stylegan2.generator import Generator
@@ -28,6 +29,8 @@ from gengauge.reference.nets.stylegan2.tensorflow import (
     generator_arguments,
     generator_state,
 )
+from gengauge.reference.nets.stylegan3 import generator as stylegan3
+from gengauge.reference.nets.stylegan3.states import generator_from
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "diffaugment" / "sg2_tf_conversion.safetensors"
 SMALL = {"channel_base": 64, "channel_max": 6}
@@ -168,6 +171,53 @@ def test_what_else_a_module_may_hold(tmp_path: Path) -> None:
         assert {name: stored.arguments[name] for name in exact} == exact
         assert stored.tensors.keys() == inner.state_dict().keys()
         assert torch.equal(stored.tensors["narrow"], inner.narrow)
+
+
+# StyleGAN3's class takes the arguments of synthesis among its own.
+THIRD: dict[str, Any] = {
+    "z_dim": 8, "c_dim": 0, "w_dim": 8, "img_resolution": 16, "img_channels": 3, "mapping_kwargs": {"num_layers": 2},
+}  # fmt: skip
+THIRD_SYNTHESIS = {"channel_base": 192, "channel_max": 6, "magnitude_ema_beta": 0.999, "num_fp16_res": 4}
+
+
+def third_content(config: Any, mark: Path, **more: Any) -> tuple[dict[str, Any], stylegan3.Generator]:
+    """A StyleGAN3 file, whose modules hold numpy's arrays and numbers beside tensors, and its network."""
+    torch.manual_seed(0)
+    network = stylegan3.Generator(**THIRD, synthesis_kwargs={**config, **THIRD_SYNTHESIS}).eval().requires_grad_(False)
+    published = copy.deepcopy(network)
+    for part in published.modules():
+        part.__dict__.pop("band", None)
+        if isinstance(part, stylegan3.SynthesisLayer):
+            part.in_size, part.in_sampling_rate = np.broadcast_to(np.asarray(36), [2]), np.float64(16)  # type: ignore[assignment]
+    for name, value in more.items():
+        published.synthesis.input._buffers[name] = value
+    arguments = {**THIRD, **config, **THIRD_SYNTHESIS}
+    return {"G": None, "G_ema": persistent("Generator", state_of(published, arguments, mark), mark)}, network
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("config", [stylegan3.CONFIG_R, stylegan3.CONFIG_T])
+def test_stylegan3s_networks_come_back_as_they_were(tmp_path: Path, config: Any, protocol: int) -> None:
+    content, network = third_content(config, tmp_path / "made")
+    stored = read_networks(dump(tmp_path / "x.pkl", content, protocol))["G_ema"]
+    assert not (tmp_path / "made").exists()
+    assert (stored.kind, stored.class_name) == ("pytorch", "Generator")
+    assert stored.arguments == {**THIRD, **config, **THIRD_SYNTHESIS}
+    assert stored.tensors.keys() == network.state_dict().keys()
+    rebuilt = generator_from(stored.arguments, stored.tensors)
+    for key, value in rebuilt.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key])
+    z = torch.randn(2, 8)
+    assert torch.equal(rebuilt(z), network(z))
+
+
+def test_a_hostile_stylegan3_file_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "made"
+    content, _ = third_content(stylegan3.CONFIG_R, mark, freqs=Rebuilt(os.mkdir, str(mark)))
+    file = dump(tmp_path / "x.pkl", content)
+    with pytest.raises(UnsafeCheckpoint, match=rf"x\.pkl is refused: it asks for {os.name}\.mkdir"):
+        read_networks(file)
+    assert not mark.exists()
 
 
 def tensorflow_content(mark: Path = Path("made"), **more: Any) -> tuple[Network, Network, Network]:

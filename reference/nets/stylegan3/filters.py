@@ -10,6 +10,8 @@ import torch
 from scipy import signal, special
 from torch import Tensor
 
+MOST_TAPS = 2400
+
 
 @dataclass(frozen=True)
 class Band:
@@ -64,8 +66,11 @@ def bands(
 def lowpass(num_taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor | None:
     """A Kaiser low-pass filter of sum 1: (num_taps,) float32, or `radial` (num_taps, num_taps); None for one tap.
 
-    `cutoff` and `width`, that of the transition band, are in the unit of the sampling `rate`.
+    `cutoff` and `width`, that of the transition band, are in the unit of the sampling `rate`. Raises ValueError for
+    filters longer than any published one's hundredfold, which only a damaged file asks for.
     """
+    if not 1 <= num_taps <= MOST_TAPS:
+        raise ValueError(f"a filter has 1 to {MOST_TAPS} taps, not {num_taps}")
     if num_taps == 1:
         return None
     if not radial:
@@ -93,7 +98,7 @@ def resampling_padding(
     return low, total - low, low, total - low
 
 
-def sizes_named(bands: Sequence[Band]) -> list[str]:
+def layer_names(bands: Sequence[Band]) -> list[str]:
     """The published names of the layers: `L0_36_1024`, `L1_36_1024`, ... with size and channels."""
     return [f"L{i}_{band.size}_{band.channels}" for i, band in enumerate(bands)]
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gengauge.reference.nets.stylegan3.filters import bands, sizes_named
+from gengauge.reference.nets.stylegan3.filters import bands, layer_names
 from gengauge.reference.nets.stylegan3.layers import MappingNetwork, SynthesisInput, SynthesisLayer
 
 # What the published configurations say beside the defaults.
-CONFIG_T: Mapping[str, Any] = MappingProxyType(
-    {"channel_base": 32768, "channel_max": 512, "conv_kernel": 3, "use_radial_filters": False}
-)
-CONFIG_R: Mapping[str, Any] = MappingProxyType(
-    {"channel_base": 65536, "channel_max": 1024, "conv_kernel": 1, "use_radial_filters": True}
-)
+CONFIG_T: Mapping[str, Any] = {
+    "channel_base": 32768,
+    "channel_max": 512,
+    "conv_kernel": 3,
+    "use_radial_filters": False,
+}
+CONFIG_R: Mapping[str, Any] = {
+    "channel_base": 65536,
+    "channel_max": 1024,
+    "conv_kernel": 1,
+    "use_radial_filters": True,
+}
 
 
 class SynthesisNetwork(nn.Module):
@@ -61,7 +66,7 @@ class SynthesisNetwork(nn.Module):
             last_stopband_rel,
             margin_size,
         )
-        self.layer_names = sizes_named(plan)
+        self.layer_names = layer_names(plan)
         self.input = SynthesisInput(w_dim, plan[0])
         for i, (name, band) in enumerate(zip(self.layer_names, plan, strict=True)):
             layer = SynthesisLayer(

@@ -27,9 +27,7 @@ class MappingNetwork(stylegan2.MappingNetwork):
         lr_multiplier: float = 0.01,
         w_avg_beta: float = 0.998,
     ) -> None:
-        super().__init__(
-            z_dim, c_dim, w_dim, num_ws, num_layers, lr_multiplier=lr_multiplier, w_avg_beta=w_avg_beta
-        )
+        super().__init__(z_dim, c_dim, w_dim, num_ws, num_layers, lr_multiplier=lr_multiplier, w_avg_beta=w_avg_beta)
 
     def forward(
         self,
@@ -82,7 +80,7 @@ class SynthesisInput(nn.Module):
         excess = (freqs.norm(dim=2) - self.band.cutoff) / (self.band.rate / 2 - self.band.cutoff)
         amplitudes = (1 - excess).clamp(0, 1)
         size = self.band.size
-        theta = (0.5 * size / self.band.rate) * torch.eye(2, 3, device=w.device)
+        theta = (0.5 * size / self.band.rate) * torch.eye(2, 3, dtype=w.dtype, device=w.device)
         grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False).view(1, size * size, 2)
         waves = torch.sin((grid @ freqs.transpose(1, 2) + phases[:, None]) * (2 * math.pi)) * amplitudes[:, None]
         x = waves @ (self.weight / math.sqrt(self.band.channels)).T
@@ -163,20 +161,25 @@ def modulated_conv2d(
     """A convolution whose kernel each picture scales by its style, then normalises; pads by k - 1 (appendix F).
 
     x (N, I, H, W), weight (O, I, k, k), styles (N, I), input_gain a number. Kernels are brought to unit mean square
-    first, and so are the batch's styles, so that the length of a kernel has no effect. Scaling the input and the output
-    instead of the kernel gives the same and shares one kernel among the pictures.
+    first, and so are the batch's styles, so that the length of a kernel has no effect.
     """
-    scale = None
     if demodulate:
         weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         styles = styles * styles.square().mean().rsqrt()
-        # The squared norm of each modulated kernel, without forming the kernels.
-        scale = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()
-    if input_gain is not None:
-        styles = styles * input_gain
-    x = x * styles.to(x.dtype)[:, :, None, None]
-    x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] - 1)
-    return x if scale is None else x * scale.to(x.dtype)[:, :, None, None]
+    gain = styles.new_ones(()) if input_gain is None else input_gain
+    if weight.shape[2:] == (1, 1):
+        # A matrix for each picture costs less than passes over the maps.
+        kernels = weight[:, :, 0, 0] * styles[:, None]
+        if demodulate:
+            kernels = kernels * (kernels.square().sum(2, keepdim=True) + 1e-8).rsqrt()
+        return torch.bmm((kernels * gain).to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
+    # Scaling the input and the output instead of the kernel shares one kernel among the pictures.
+    out = F.conv2d(x * (styles * gain).to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] - 1)
+    if not demodulate:
+        return out
+    # The squared norm of each modulated kernel, without forming the kernels.
+    scale = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()
+    return out * scale.to(x.dtype)[:, :, None, None]
 
 
 def _matrices(rows: list[list[Tensor]]) -> Tensor:
