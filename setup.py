@@ -62,7 +62,7 @@ setup(
     package_dir={f"gengauge.{top}": top for top in TOP},
     package_data={
         "": ["py.typed"],
-        "gengauge.benchmarks": ["published/*.csv", "zoo/weights/*", "papers/sige/*.npz"],
+        "gengauge.benchmarks": ["published/*.csv", "zoo/weights/*", "papers/sige/*.npz", "warp_ui/page/*"],
         "gengauge.kernels.native": ["*.cpp", "*.h"],
         "gengauge.reports": ["templates/*"],
     },

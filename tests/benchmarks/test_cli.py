@@ -106,7 +106,7 @@ def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, mon
 
 
 def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
-    result = call("run", "gan_warping", "--device", "cpu")
+    result = call("run", "custom_diffusion", "--device", "cpu")
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
     assert call("run", "custom_diffusion", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
@@ -149,11 +149,11 @@ def test_the_exit_status_tells_how_the_jobs_ended(
 
 def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:gan_warping")
+        "gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:custom_diffusion")
     )
-    result = call("run", "toy", "gan_warping", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
+    result = call("run", "toy", "custom_diffusion", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
     assert result.exit_code == cli.UNAVAILABLE
-    assert "unavailable at scale quick: gan_warping" in result.stdout
+    assert "unavailable at scale quick: custom_diffusion" in result.stdout
     assert len(read_records(tmp_path)) > 0
 
 
