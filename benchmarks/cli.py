@@ -475,7 +475,13 @@ def warp_points_command(
 
 @app.command("warp", epilog="Example: `gengauge warp ears.json --out out/ears`")
 def warp_command(
-    edit: Annotated[Path, typer.Argument(help="A file of points, made by hand, by `warp-points` or by `warp-ui`.")],
+    edit: Annotated[
+        Path,
+        typer.Argument(
+            help="A file of points, by hand, `warp-points` or `warp-ui`; or the folder of a published edit, warped "
+            "(data/cat/alien_eye/train) or coloured."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The folder for the edited weights and some samples.")],
     generator: Annotated[
         str | None, typer.Option(help="NVIDIA's .pkl or the zoo's generator; by default the one that the file names.")
@@ -496,10 +502,13 @@ def warp_command(
     from dataclasses import replace
 
     from gengauge.benchmarks.warp import open_base, warp
-    from gengauge.datasets.warp_edits import read_warp_edit
+    from gengauge.datasets.warp_edits import WarpEdit, read_warp_edit
 
-    found = read_warp_edit(edit)
-    base = open_base(generator or found.generator)
+    found = edit if edit.is_dir() else read_warp_edit(edit)
+    named = generator or (found.generator if isinstance(found, WarpEdit) else "")
+    if not named:
+        raise ValueError("a folder does not tell its generator: give --generator")
+    base = open_base(named)
     asked: dict[str, Any] = {"layers": layer, "iterations": iterations, "batch": batch, "lr": rate}
     recipe = replace(base.recipe(), **{key: value for key, value in asked.items() if value is not None})
     if rank is not None:

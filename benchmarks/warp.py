@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.generators import Generator, read_pickled
@@ -18,13 +20,16 @@ from gengauge.benchmarks.papers.gan_warping.figures import sheet
 from gengauge.benchmarks.papers.gan_warping.world import RECIPE, pixels
 from gengauge.benchmarks.pictures import write_png
 from gengauge.benchmarks.training.loop import Tell
-from gengauge.benchmarks.training.warping import sample_ws, stored, train_points
+from gengauge.benchmarks.training.warping import grids_of, sample_ws, stacked, stored, train_edit
 from gengauge.benchmarks.zoo import stylegan2_poses
+from gengauge.datasets.colour_edits import ColouredPicture, read_colour_folder
+from gengauge.datasets.edit_folders import signed_pixels
 from gengauge.datasets.edited_weights import write_edited_weights, write_low_rank_edit
 from gengauge.datasets.warp_edits import PointedPicture, WarpEdit
+from gengauge.datasets.warp_folders import read_warp_folder
 from gengauge.reference.gan_warping.landmark_edits import LandmarkEdit, Move
 from gengauge.reference.gan_warping.latents import PUBLISHED_MIX
-from gengauge.reference.gan_warping.training import Distance, Recipe
+from gengauge.reference.gan_warping.training import ColourWeights, Distance, Recipe
 from gengauge.reference.nets.perceptual import PerceptualLoss
 
 SHOWN = 8  # samples on the sheet
@@ -60,7 +65,7 @@ def open_base(name: str) -> Base:
 
 
 def warp(
-    edit: WarpEdit,
+    edit: WarpEdit | Path,
     base: Base,
     recipe: Recipe,
     out: Path,
@@ -71,32 +76,57 @@ def warp(
 ) -> None:
     """Trains an edit; writes `edit.safetensors` (factors), `edit.pth` (as published) and `samples.png` into `out`.
 
-    States are kept in `out/training`, from where a training that was stopped goes on. `distance` is LPIPS on VGG16
-    unless another is given; an edit of whole weights has no factors. Raises ValueError for an edit of another
-    resolution and for a folder that holds another edit's training, WeightsNotFound, and what the training raises.
+    `edit` is one of points, or the folder of a published one, warped or coloured. States are kept in `out/training`,
+    from where a training that was stopped goes on. `distance` is LPIPS on VGG16 unless another is given; an edit of
+    whole weights has no factors. Raises ValueError for an edit of another generator and for a folder that holds another
+    edit's training, WeightsNotFound, and what readers and the training raise.
     """
     g = base.network.to(device)
-    if edit.resolution != g.img_resolution:
-        raise ValueError(f"the edit is of pictures of {edit.resolution} px; {base.name} makes {g.img_resolution} px")
-    update = train_points(
+    colours = None
+    if isinstance(edit, WarpEdit):
+        if edit.resolution != g.img_resolution:
+            raise ValueError(
+                f"the edit is of pictures of {edit.resolution} px; {base.name} makes {g.img_resolution} px"
+            )
+        ws = sample_ws(g, [picture.seed for picture in edit.pictures], edit.truncation, device).cpu()
+        labels = grids_of([picture.rows() for picture in edit.pictures], g.img_resolution)
+    elif (edit / "masks").is_dir():
+        coloured = read_colour_folder(edit)
+        ws = stacked((picture.latent for picture in coloured), g.num_ws, edit)
+        labels, colours = torch.stack([strokes_of(picture) for picture in coloured]), ColourWeights()
+    else:
+        warped = read_warp_folder(edit, g.img_resolution)
+        ws = stacked((picture.latent for picture in warped), g.num_ws, edit)
+        labels = grids_of([picture.points for picture in warped], g.img_resolution)
+    if distance is None and colours is None and recipe.lpips:
+        distance = PerceptualLoss("lpips", load_lpips("vgg", device))
+    update, _ = train_edit(
         recipe,
         g,
-        edit.pictures,
+        ws,
+        labels,
         out / "training",
-        truncation=edit.truncation,
+        {"base": base.name},
         seed=seed,
         device=device,
-        distance=distance or PerceptualLoss("lpips", load_lpips("vgg", device)),
+        distance=distance,
+        colours=colours,
         tell=tell,
         code=code_version(),
     )
     changed = update.tensors()
     if recipe.rank is not None:
-        write_low_rank_edit(out / "edit.safetensors", stored(update, g, base.name, edit.name))
+        write_low_rank_edit(out / "edit.safetensors", stored(update, g, base.name))
     write_edited_weights(out / "edit.pth", changed)
-    ws = sample_ws(g, range(FIRST_SHOWN, FIRST_SHOWN + SHOWN), edit.truncation, device)
-    rows = np.stack([pixels(g, ws), pixels(g, ws, changed)])
+    shown = sample_ws(g, range(FIRST_SHOWN, FIRST_SHOWN + SHOWN), getattr(edit, "truncation", 1.0), device)
+    rows = np.stack([pixels(g, shown), pixels(g, shown, changed)])
     write_png(out / "samples.png", sheet(rows), f"Samples of {base.name}: above as it is, below edited")
+
+
+def strokes_of(picture: ColouredPicture) -> Tensor:
+    """What a colour edit's training takes of a picture, (5, H, W)."""
+    masks = torch.from_numpy(np.stack([picture.color_mask, picture.background_mask]))
+    return torch.cat([signed_pixels(picture.color), masks])
 
 
 def points_of_cats(rule: LandmarkEdit, count: int, first: int, name: str) -> WarpEdit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Tell, Trainable, Trained, train
 from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.edited_weights import CONTEXT, LAMBDA, Factors, LowRankEdit, fingerprint
+from gengauge.datasets.sets import Array
 from gengauge.datasets.subsets import epoch_orders
 from gengauge.datasets.warp_edits import PointedPicture
 from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update
@@ -96,7 +97,7 @@ def train_edit(
         batches,
         work,
         Schedule(recipe.iterations, every, every, max(1, every // 20)),
-        {**config, "recipe": repr(recipe), "colours": repr(colours)},
+        {**config, "recipe": repr(recipe), "colours": repr(colours), "pictures": _fingerprint(ws, labels)},
         seed=seed,
         device=device,
         snapshot=snapshot,
@@ -117,36 +118,32 @@ def train_points(
     work: Path,
     *,
     truncation: float = 1.0,
-    seed: int = 0,
     device: str = "cpu",
-    distance: Distance | None = None,
-    every: int = 500,
-    tell: Tell = lambda done, total, doing: None,
-    code: str = "",
+    **how: Any,
 ) -> Update:
     """Trains an edit that a person made: pictures of `g`, on `device`, by seeds, with points on them.
 
-    Raises ValueError for points outside of the generator's pictures, and what `train_edit` raises.
+    The rest is `train_edit`'s. Raises ValueError for points outside of the generator's pictures, and what it raises.
     """
-    size = (g.img_resolution, g.img_resolution)
-    grids = [pixel_grid(with_corners(torch.from_numpy(picture.rows()), size), size) for picture in pictures]
     ws = sample_ws(g, [picture.seed for picture in pictures], truncation, device)
-    edited = repr([(picture.seed, picture.points) for picture in pictures])
-    update, _ = train_edit(
-        recipe,
-        g,
-        ws,
-        torch.stack([normalised_grid(grid) for grid in grids]),
-        work,
-        {"pictures": hashlib.sha256(edited.encode()).hexdigest(), "truncation": truncation},
-        seed=seed,
-        device=device,
-        distance=distance,
-        every=every,
-        tell=tell,
-        code=code,
-    )
-    return update
+    grids = grids_of([picture.rows() for picture in pictures], g.img_resolution)
+    how = {"seed": 0, **how}
+    return train_edit(recipe, g, ws, grids, work, {"base": "", **how.pop("config", {})}, device=device, **how)[0]
+
+
+def grids_of(points: Sequence[Array], resolution: int, exact: bool = False) -> Tensor:
+    """The grids (N, R, R, 2) of pictures' points (M, 4), corners pinned. Raises what `pixel_grid` raises."""
+    size = (resolution, resolution)
+    pixels = [pixel_grid(with_corners(torch.from_numpy(rows), size), size) for rows in points]
+    return torch.stack([normalised_grid(grid, exact=exact) for grid in pixels])
+
+
+def stacked(latents: Iterable[Tensor], num_ws: int, where: Path) -> Tensor:
+    """The latents of a folder's pictures (N, num_ws, w_dim). Raises ValueError for those of another generator."""
+    ws = torch.stack(list(latents))
+    if ws.shape[1] != num_ws:
+        raise ValueError(f"{where} has latents of {ws.shape[1]} ws; this generator has {num_ws}")
+    return ws
 
 
 @torch.no_grad()
@@ -166,3 +163,7 @@ def stored(update: Update, g: StyleGenerator, name: str, note: str = "") -> LowR
     others = {key: value for key, value in learnt.items() if not key.endswith((LAMBDA, CONTEXT))}
     base = {layer: fingerprint(g.get_submodule(layer).get_parameter("weight").cpu()) for layer in names}
     return LowRankEdit(name, factors, base, others, note)
+
+
+def _fingerprint(*tensors: Tensor) -> str:
+    return hashlib.sha256(b"".join(x.detach().cpu().contiguous().numpy().tobytes() for x in tensors)).hexdigest()

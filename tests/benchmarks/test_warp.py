@@ -17,9 +17,11 @@ from gengauge.benchmarks.papers.gan_warping import edits
 from gengauge.benchmarks.training.warping import sample_ws
 from gengauge.benchmarks.warp import Base, open_base, points_of_detections, read_rule, warp
 from gengauge.benchmarks.zoo import stylegan2_poses
+from gengauge.datasets.colour_edits import ColouredPicture, write_colour_folder
 from gengauge.datasets.edited_weights import check_base, read_edited_weights, read_low_rank_edit
 from gengauge.datasets.network_pickles import StoredNetwork
 from gengauge.datasets.warp_edits import PointedPicture, WarpEdit, read_warp_edit
+from gengauge.datasets.warp_folders import WarpedPicture, write_warp_folder
 from gengauge.reference.gan_warping.low_rank import dense_weight, render
 from gengauge.reference.gan_warping.training import Recipe
 from gengauge.reference.nets.stylegan2.generator import Generator
@@ -81,6 +83,32 @@ def test_an_edit_goes_on_where_it_was_and_another_one_is_refused_the_folder(tmp_
     other = WarpEdit("tiny", 16, EDIT.pictures[:2], truncation=0.7)
     with pytest.raises(ValueError, match="another configuration"):
         warp(other, base, RECIPE, tmp_path, distance=torch.dist)
+
+
+def test_folders_of_published_edits_are_trained(tmp_path: Path) -> None:
+    base = Base("tiny", tiny())
+    ws = sample_ws(base.network, range(3), 1.0, "cpu")
+    points = np.array([[4.0, 4, 6, 3], [10, 10, 10, 10]])
+    write_warp_folder(tmp_path / "warped", [WarpedPicture(latent, points) for latent in ws])
+    stroke, kept = np.zeros((2, 16, 16), np.float32)
+    stroke[4:8, 4:8] = 1
+    kept[10:] = 1
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[4:8, 4:8, 0] = 255
+    write_colour_folder(tmp_path / "coloured", [ColouredPicture(latent, red, stroke, kept) for latent in ws])
+    made = {}
+    for kind in ("warped", "coloured"):
+        warp(tmp_path / kind, base, RECIPE, tmp_path / f"{kind}-out", distance=torch.dist)
+        made[kind] = read_edited_weights(tmp_path / f"{kind}-out" / "edit.pth")
+    logged = [json.loads((tmp_path / f"{kind}-out/training/log.jsonl").read_text().splitlines()[-1]) for kind in made]
+    assert [set(line) for line in logged] == [{"iteration", "L1"}, {"iteration", "L1_color", "L1_background"}]
+    other = Base("other", Generator(8, 0, 8, 32, synthesis_kwargs={"channel_base": 64, "channel_max": 8}))
+    with pytest.raises(ValueError, match="6 ws; this generator has 8"):
+        warp(tmp_path / "coloured", other, RECIPE, tmp_path / "no", distance=torch.dist)
+    with pytest.raises(FileNotFoundError):
+        warp(tmp_path, base, RECIPE, tmp_path / "no", distance=torch.dist)
+    result = call("warp", str(tmp_path / "warped"), "--out", str(tmp_path / "no"))
+    assert "does not tell its generator" in str(result.exception)
 
 
 def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
