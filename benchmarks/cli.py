@@ -528,6 +528,46 @@ def warp_command(
     Console().print(f"{out}: edited weights and samples.png", highlight=False, soft_wrap=True)
 
 
+@app.command(
+    "warp-ui",
+    epilog="Example: `gengauge warp-ui`\n\nGo on with an edit, beside one that was trained before: `gengauge warp-ui "
+    "--edit ears.json --weights out/nose/edit.safetensors`",
+)
+def warp_ui_command(
+    edit: Annotated[Path | None, typer.Option(help="A file of points to go on with.")] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="A trained edit, .pth or .safetensors, to mix in; may be repeated.")
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(help="NVIDIA's .pkl or the zoo's generator; by default the edit's, without an edit the zoo's."),
+    ] = None,
+    truncation: Annotated[
+        float | None, typer.Option(min=-2, max=2, help="Psi of the samples; by default the edit's, without one 1.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
+) -> None:
+    """Warp samples of a generator by dragging points on a page, train, and browse what comes of it.
+
+    The page is served to this machine alone, until Ctrl-C. Its edit is kept while the command runs: save it there.
+    """
+    import webbrowser
+
+    from gengauge.benchmarks.warp_ui.opening import open_session
+    from gengauge.benchmarks.warp_ui.server import serve
+
+    session = open_session(generator, edit, weights or (), truncation, _device(device))
+
+    def ready(url: str) -> None:
+        Console().print(f"{session.name} at {url} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        if open_browser:
+            webbrowser.open(url)
+
+    serve(session, port, ready)
+
+
 @app.command("prepare", epilog="Example: `gengauge prepare cityscapes --data ~/data`")
 def prepare_command(
     what: Annotated[Prepared, typer.Argument(help="The set to prepare.")],

@@ -1,4 +1,4 @@
-"""Training of GAN Warping's edits: from latents and their warps or colours, and from points that a person made."""
+"""Training of GAN Warping's edits: latents and their warps or colours in, the changed layers out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.edited_weights import CONTEXT, LAMBDA, Factors, LowRankEdit, fingerprint
 from gengauge.datasets.sets import Array
 from gengauge.datasets.subsets import epoch_orders
-from gengauge.datasets.warp_edits import PointedPicture
 from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update
 from gengauge.reference.gan_warping.training import ColourWeights, Distance, Recipe, Training
 from gengauge.reference.gan_warping.warps import normalised_grid, pixel_grid, with_corners
@@ -109,26 +108,6 @@ def train_edit(
     update = build().update.cpu()
     update.load_state_dict(found.last)
     return update.requires_grad_(False), found
-
-
-def train_points(
-    recipe: Recipe,
-    g: SquareGenerator,
-    pictures: Sequence[PointedPicture],
-    work: Path,
-    *,
-    truncation: float = 1.0,
-    device: str = "cpu",
-    **how: Any,
-) -> Update:
-    """Trains an edit that a person made: pictures of `g`, on `device`, by seeds, with points on them.
-
-    The rest is `train_edit`'s. Raises ValueError for points outside of the generator's pictures, and what it raises.
-    """
-    ws = sample_ws(g, [picture.seed for picture in pictures], truncation, device)
-    grids = grids_of([picture.rows() for picture in pictures], g.img_resolution)
-    how = {"seed": 0, **how}
-    return train_edit(recipe, g, ws, grids, work, {"base": "", **how.pop("config", {})}, device=device, **how)[0]
 
 
 def grids_of(points: Sequence[Array], resolution: int, exact: bool = False) -> Tensor:
