@@ -17,10 +17,11 @@ from gengauge.benchmarks.generators import Generator, read_pickled
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.gan_warping import edits
 from gengauge.benchmarks.papers.gan_warping.figures import sheet
+from gengauge.benchmarks.papers.gan_warping.loading import stacked
 from gengauge.benchmarks.papers.gan_warping.world import RECIPE, pixels
 from gengauge.benchmarks.pictures import write_png
 from gengauge.benchmarks.training.loop import Tell
-from gengauge.benchmarks.training.warping import grids_of, sample_ws, stacked, stored, train_edit
+from gengauge.benchmarks.training.warping import grids_of, sample_ws, stored, train_edit
 from gengauge.benchmarks.zoo import stylegan2_poses
 from gengauge.datasets.colour_edits import ColouredPicture, read_colour_folder
 from gengauge.datasets.edit_folders import signed_pixels
@@ -92,11 +93,11 @@ def warp(
         labels = grids_of([picture.rows() for picture in edit.pictures], g.img_resolution)
     elif (edit / "masks").is_dir():
         coloured = read_colour_folder(edit)
-        ws = stacked((picture.latent for picture in coloured), g.num_ws, edit)
+        ws = stacked(coloured, g, edit)
         labels, colours = torch.stack([strokes_of(picture) for picture in coloured]), ColourWeights()
     else:
         warped = read_warp_folder(edit, g.img_resolution)
-        ws = stacked((picture.latent for picture in warped), g.num_ws, edit)
+        ws = stacked(warped, g, edit)
         labels = grids_of([picture.points for picture in warped], g.img_resolution)
     if distance is None and colours is None and recipe.lpips:
         distance = PerceptualLoss("lpips", load_lpips("vgg", device))
@@ -130,8 +131,11 @@ def strokes_of(picture: ColouredPicture) -> Tensor:
 
 
 def points_of_cats(rule: LandmarkEdit, count: int, first: int, name: str) -> WarpEdit:
-    """An edit of the zoo's cats, whose landmarks are known, on the pictures of `count` seeds from `first` on."""
-    return edits.pointed(rule, range(first, first + count), stylegan2_poses.NAME, name)
+    """An edit of the zoo's cats, whose landmarks are known, on `count` pictures from the seed `first` on.
+
+    Raises ValueError for an edit that next to no cat can have.
+    """
+    return edits.pointed(rule, edits.editable(rule, first, count), stylegan2_poses.NAME, name)
 
 
 def points_of_detections(rule: LandmarkEdit, path: Path, generator: str, name: str) -> WarpEdit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,8 @@ class EditedPictures:
     def __init__(self, ws: Tensor, labels: Tensor, batch: int, seed: int, process: int = 0, processes: int = 1) -> None:
         """ws (N, num_ws, w_dim) and what `Training.step` takes beside them (N, ...).
 
-        Raises ValueError for fewer pictures than a batch, where the published code stops without a word.
+        Raises ValueError for values that are no finite numbers, and for fewer pictures than a batch, where the
+        published code stops without a word.
         """
         if len(ws) != len(labels):
             raise ValueError(f"each picture has ws and a warp, not {len(ws)} and {len(labels)}")
@@ -44,6 +45,10 @@ class EditedPictures:
             )
         if batch % processes:
             raise ValueError(f"a batch of {batch} cannot be shared by {processes} processes; choose a divisor")
+        for what, values in (("ws", ws), ("warp or strokes", labels)):
+            bad = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
+            if bool(bad.any()):
+                raise ValueError(f"picture {int(bad.nonzero()[0])}'s {what} hold values that are no finite numbers")
         self.ws, self.labels, self.batch, self.seed = ws, labels, batch, seed
         self.share = slice(process, None, processes)
 
@@ -115,14 +120,6 @@ def grids_of(points: Sequence[Array], resolution: int, exact: bool = False) -> T
     size = (resolution, resolution)
     pixels = [pixel_grid(with_corners(torch.from_numpy(rows), size), size) for rows in points]
     return torch.stack([normalised_grid(grid, exact=exact) for grid in pixels])
-
-
-def stacked(latents: Iterable[Tensor], num_ws: int, where: Path) -> Tensor:
-    """The latents of a folder's pictures (N, num_ws, w_dim). Raises ValueError for those of another generator."""
-    ws = torch.stack(list(latents))
-    if ws.shape[1] != num_ws:
-        raise ValueError(f"{where} has latents of {ws.shape[1]} ws; this generator has {num_ws}")
-    return ws
 
 
 @torch.no_grad()

@@ -16,11 +16,11 @@ from goldens import load
 from PIL import Image
 from safetensors.torch import save_file
 
+from gengauge.benchmarks import generators
 from gengauge.benchmarks.core.experiments import Measurement
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.stream import fingerprint, running_moments, set_moments
 from gengauge.benchmarks.metrics.frechet import fit
-from gengauge.benchmarks import generators
 from gengauge.benchmarks.papers.diffaugment import PAPER, checkpoints, measure, scoring
 from gengauge.benchmarks.papers.diffaugment.imagenet import ImageNetSet
 from gengauge.benchmarks.papers.diffaugment.rows import IMAGENET, paper_runs

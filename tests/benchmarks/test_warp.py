@@ -103,7 +103,7 @@ def test_folders_of_published_edits_are_trained(tmp_path: Path) -> None:
     logged = [json.loads((tmp_path / f"{kind}-out/training/log.jsonl").read_text().splitlines()[-1]) for kind in made]
     assert [set(line) for line in logged] == [{"iteration", "L1"}, {"iteration", "L1_color", "L1_background"}]
     other = Base("other", Generator(8, 0, 8, 32, synthesis_kwargs={"channel_base": 64, "channel_max": 8}))
-    with pytest.raises(ValueError, match="6 ws; this generator has 8"):
+    with pytest.raises(ValueError, match=r"latents \(6, 8\); this generator takes \(8, 8\)"):
         warp(tmp_path / "coloured", other, RECIPE, tmp_path / "no", distance=torch.dist)
     with pytest.raises(FileNotFoundError):
         warp(tmp_path, base, RECIPE, tmp_path / "no", distance=torch.dist)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from gengauge.benchmarks.zoo import posed_cats
 from gengauge.datasets import world
 from gengauge.datasets.warp_edits import PointedPicture, WarpEdit
-from gengauge.reference.gan_warping.landmark_edits import LandmarkEdit, Move
+from gengauge.reference.gan_warping.landmark_edits import LandmarkEdit, Move, Place
 from gengauge.reference.gan_warping.warps import pixel_grid, with_corners
 
 Array = np.ndarray[Any, Any]
@@ -47,20 +47,43 @@ def latents(seeds: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate(drawn)).float()
 
 
-def landmarks(z: Tensor, resolution: int = posed_cats.RESOLUTION) -> list[dict[str, tuple[float, float]]]:
+def landmarks(z: Tensor, resolution: int = posed_cats.RESOLUTION) -> list[dict[str, Place]]:
     """The landmarks of the cats that latents name, in px of the picture."""
     found = world.render(posed_cats.named_by(z, z), resolution).landmarks
     return [dict(zip(world.LANDMARKS, map(tuple, one), strict=True)) for one in found.tolist()]
 
 
+def editable(edit: LandmarkEdit, first: int, count: int) -> list[int]:
+    """The next `count` seeds from `first` on whose cats can be edited: of few all that is to move lies outside.
+
+    Raises ValueError where hardly any can.
+    """
+    seeds: list[int] = []
+    last = first + 20 * count + 100
+    while len(seeds) < count:
+        if first >= last:
+            raise ValueError(
+                f"of {last} cats only {len(seeds)} can be edited so: what is to move lies outside of others"
+            )
+        more = range(first, first + count - len(seeds))
+        for seed, found in zip(more, landmarks(latents(more)), strict=True):
+            places = [found[move.landmark] for move in edit.moves]
+            if any(min(place) >= 0 and max(place) <= posed_cats.RESOLUTION - 1 for place in places):
+                seeds.append(seed)
+        first = more.stop
+    return seeds
+
+
 def warps(names: Sequence[str], seeds: Sequence[int], resolution: int = posed_cats.RESOLUTION) -> Warps:
-    """The cats of seeds, warped by one edit, or by the points of several together."""
+    """The cats of seeds, warped by one edit, or by the points of several together.
+
+    Raises ValueError for a cat that is not `editable`.
+    """
     z = latents(seeds)
     both = together([EDITS[name] for name in names])
     size = (resolution, resolution)
-    grids = [
-        pixel_grid(with_corners(torch.from_numpy(both.points(found, resolution)), size), size) for found in landmarks(z)
-    ]
+    points = _points(both, seeds, landmarks(z, resolution), resolution)
+    grids = [pixel_grid(with_corners(torch.from_numpy(rows), size), size) for rows in points]
     return Warps(z, torch.stack(grids))
 
 
@@ -73,11 +96,24 @@ def together(edits: Sequence[LandmarkEdit]) -> LandmarkEdit:
 
 
 def pointed(edit: LandmarkEdit, seeds: Sequence[int], generator: str, name: str) -> WarpEdit:
-    """The edit of the zoo's cats as a file holds it."""
+    """The edit of the zoo's cats as a file holds it. Raises ValueError for a cat that is not `editable`."""
     resolution = posed_cats.RESOLUTION
-    found = [edit.points(one, resolution) for one in landmarks(latents(seeds))]
+    found = _points(edit, seeds, landmarks(latents(seeds)), resolution)
+    # Cut, not rounded: warps cut the rest off, so that these are the same.
     pictures = tuple(
-        PointedPicture(seed, tuple(map(tuple, points.round(2).tolist())))
+        PointedPicture(seed, tuple(map(tuple, (np.floor(points * 100) / 100).tolist())))
         for seed, points in zip(seeds, found, strict=True)
     )
     return WarpEdit(generator, resolution, pictures, name=name)
+
+
+def _points(
+    edit: LandmarkEdit, seeds: Sequence[int], found: Sequence[Mapping[str, Place]], resolution: int
+) -> list[Array]:
+    out = []
+    for seed, places in zip(seeds, found, strict=True):
+        try:
+            out.append(edit.points(places, resolution))
+        except ValueError as error:
+            raise ValueError(f"the cat of seed {seed} cannot be edited: {error}") from None
+    return out

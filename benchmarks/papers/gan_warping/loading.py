@@ -13,6 +13,7 @@ from gengauge.benchmarks.core.experiments import Need
 from gengauge.benchmarks.generators import Generator, read_pickled
 from gengauge.benchmarks.needs import data_need
 from gengauge.datasets.catalogue import data_folder, data_set
+from gengauge.datasets.colour_edits import ColouredPicture
 from gengauge.datasets.edited_weights import check_base, is_low_rank_edit, read_edited_weights, read_low_rank_edit
 from gengauge.datasets.eval_tasks import EvalTask, read_eval_tasks
 from gengauge.datasets.sets import DataNotFound
@@ -47,6 +48,11 @@ class Edit:
         """Where the parts are. Raises DataNotFound for the first that is not here."""
         return {part: _found(f"gan-warping-{part}", data) for part in PARTS}
 
+    def place(self, data: Path) -> Path | None:
+        """The folder of the parts that are here, None where none is."""
+        found = {path.parent for part in PARTS if (path := data_set(f"gan-warping-{part}").find(data)) is not None}
+        return data if len(found) > 1 else next(iter(found), None)
+
     def generator(self, folders: Mapping[str, Path]) -> Generator:
         """Its base. Raises FileNotFoundError, and what `read_pickled` raises."""
         return read_pickled(folders["pretrained"] / BASES[self.base])
@@ -75,12 +81,13 @@ def read_changed(path: Path, base: Generator) -> dict[str, Tensor]:
     Raises FileNotFoundError, UnsafeCheckpoint, DamagedCheckpoint, ValueError for an edit of another base.
     """
     state = base.state_dict()
-    if not is_low_rank_edit(path):
-        tensors = read_edited_weights(path)
-        check_base(tensors, state)
-        return tensors
-    edit = read_low_rank_edit(path)
-    check_base(edit, state)
+    edit = read_low_rank_edit(path) if is_low_rank_edit(path) else read_edited_weights(path)
+    try:
+        check_base(edit, state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if isinstance(edit, dict):
+        return edit
     dense = {
         f"{name}.weight": dense_weight(state[f"{name}.weight"], found.weight_lambda, found.weight_context)
         for name, found in edit.factors.items()
@@ -88,11 +95,11 @@ def read_changed(path: Path, base: Generator) -> dict[str, Tensor]:
     return dense | dict(edit.tensors)
 
 
-def stacked(pictures: Iterable[WarpedPicture], num_ws: int, where: Path) -> Tensor:
-    """The latents of pictures (N, num_ws, w_dim). Raises ValueError for those of another generator."""
+def stacked(pictures: Iterable[WarpedPicture | ColouredPicture], g: Generator, where: Path) -> Tensor:
+    """The latents of pictures (N, num_ws, w_dim). Raises ValueError for those of another generator than `g`."""
     ws = torch.stack([picture.latent for picture in pictures])
-    if ws.shape[1] != num_ws:
-        raise ValueError(f"{where} has latents of {ws.shape[1]} ws; this generator has {num_ws}")
+    if ws.shape[1:] != (g.num_ws, g.w_dim):
+        raise ValueError(f"{where} has latents {tuple(ws.shape[1:])}; this generator takes {(g.num_ws, g.w_dim)}")
     return ws
 
 

@@ -36,13 +36,12 @@ from gengauge.benchmarks.papers.gan_warping.figures import sheet
 from gengauge.benchmarks.papers.gan_warping.loading import Edit, read_changed, stacked
 from gengauge.benchmarks.papers.gan_warping.plans import planned
 from gengauge.benchmarks.training.processes import join
-from gengauge.benchmarks.training.warping import train_edit
+from gengauge.benchmarks.training.warping import grids_of, train_edit
 from gengauge.datasets.edit_folders import signed_pixels
 from gengauge.datasets.warp_folders import WarpedPicture
 from gengauge.datasets.weights import WeightsNotFound
 from gengauge.reference.gan_warping.low_rank import render
 from gengauge.reference.gan_warping.training import Recipe
-from gengauge.reference.gan_warping.warps import normalised_grid, pixel_grid, with_corners
 from gengauge.reference.nets.lpips import LPIPS
 from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan3 import generator as stylegan3
@@ -120,7 +119,7 @@ def open_edit(s: Settings, context: Context) -> Opened:
     for part in ("target", "mask"):
         if any(getattr(picture, part) is None for picture in test):
             raise ValueError(f"{where} has no {part}s, so that nothing can be measured")
-    ws = stacked(test, base.num_ws, where).to(context.device)
+    ws = stacked(test, base, where).to(context.device)
     return Opened(base.to(context.device), folders, test, ws, judged)
 
 
@@ -137,7 +136,9 @@ def published_row(context: Context) -> Iterator[Result]:
     """The row of the paper: the released weights, scored as the released evaluator scores them."""
     s: Settings = context.settings
     opened = open_edit(s, context)
+    context.progress(0, 2, f"{len(opened.test)} test pictures of {s.edit.name}")
     made = opened.made(s, s.edit.weights(opened.folders, opened.base))
+    context.progress(1, 2, "scoring")
     row = Row(METHOD, s.edit.name).key
     yield from scores.measurements(row, opened.scored(made), "published", missing=opened.judged.missing)
     if context.seed == 0:
@@ -165,18 +166,20 @@ def train_row(context: Context) -> dict[str, Tensor]:
     distance = PerceptualLoss("lpips", load_lpips("vgg", device))
     folders = s.edit.folders(context.data)
     base = s.edit.generator(folders).to(device)
-    size = (base.img_resolution, base.img_resolution)
     pictures = s.edit.pictures(folders, "train", base.img_resolution)
-    ws = stacked(pictures, base.num_ws, folders["data"])
-    points = [with_corners(torch.from_numpy(picture.points), size) for picture in pictures]
-    seen = hashlib.sha256(b"".join(x.numpy().tobytes() for x in (ws, *points))).hexdigest()[:12]
+    ws = stacked(pictures, base, folders["data"] / s.edit.task(folders).data / "train")
+    grids = grids_of([picture.points for picture in pictures], base.img_resolution)
+    seen = hashlib.sha256(repr(s.recipe).encode())
+    for tensor in (ws, grids, *base.state_dict().values()):
+        seen.update(tensor.cpu().numpy().tobytes())
+    digest = seen.hexdigest()[:12]
     update, _ = train_edit(
         s.recipe,
         base,
         ws,
-        torch.stack([normalised_grid(pixel_grid(rows, size)) for rows in points]),
-        context.work / f"gan-warping-{s.edit.name}-{seen}-seed{context.seed}",
-        {"edit": s.edit.name, "pictures": seen},
+        grids,
+        context.work / f"gan-warping-{s.edit.name}-{digest}-seed{context.seed}",
+        {"edit": s.edit.name, "pictures and base": digest},
         seed=context.seed,
         device=device,
         distance=distance,
@@ -188,7 +191,7 @@ def train_row(context: Context) -> dict[str, Tensor]:
 
 
 def retrained(context: Context) -> Iterator[Result]:
-    """The edit trained here, scored both ways."""
+    """The edit trained here, by corrected scores."""
     s: Settings = context.settings
     opened = open_edit(s, context)
     made = opened.made(s, train_row(context))
@@ -199,15 +202,20 @@ def retrained(context: Context) -> Iterator[Result]:
 
 
 def measure_file(context: Context, path: Path) -> Mapping[str, tuple[float, float]]:
-    """An edit in the user's file, scored as the row is, with the deviation of its means over pictures."""
+    """An edit in the user's file, scored as the row is, with the deviation of its means over pictures.
+
+    The published chamfer distance is one picture's and has none. What is not finite is left out.
+    """
     s: Settings = context.settings
     opened = open_edit(s, context)
     found = opened.scored(opened.made(s, read_changed(path, opened.base)))
     told = aggregate(found).published
     out = {}
     for column, value in told.items():
-        each = [v for one in found if math.isfinite(v := one.published[column])]
-        out[column] = (value, float(np.std(each) / math.sqrt(len(each))) if each else math.nan)
+        if math.isfinite(value):
+            each = [one.published[column] for one in found]
+            error = 0.0 if column.startswith("chamfer") else float(np.std(each) / math.sqrt(len(each)))
+            out[column] = (value, error)
     return out
 
 
@@ -254,6 +262,10 @@ def _settings(name: str) -> Settings:
     return Settings(Edit(name), Recipe(layers=LAYERS.get(name, "8")))
 
 
+def _reads(s: Settings, data: Path) -> Path | None:
+    return s.edit.place(data)
+
+
 def _plan(s: Settings, *trunks: str) -> Plan:
     resolution = 256 if s.edit.base == "horse" else 512
     network = planned(lambda: stylegan3.Generator(img_resolution=resolution, synthesis_kwargs=stylegan3.CONFIG_R), 512)
@@ -277,6 +289,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=published,
                 scales=scales,
                 run=published_row,
+                reads=_reads,
                 measure=measure_file,
             ),
             Experiment(
@@ -286,6 +299,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=OWN,
                 scales=scales,
                 run=conventions,
+                reads=_reads,
             ),
             Experiment(
                 key=f"retrained-{name}",
@@ -294,6 +308,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=OWN,
                 scales=trained,
                 run=retrained,
+                reads=_reads,
                 train=train_row,
             ),
         ]

@@ -56,7 +56,8 @@ def measurements(
         key = (names or {}).get(column, column)
         reason = told.reasons.get(column, "")
         if math.isfinite(value):
-            yield Measurement(row, key, value, samples=told.counts[column], note=reason)
+            last = convention == "published" and column.startswith("chamfer")
+            yield Measurement(row, key, value, samples=1 if last else told.counts[column], note=reason)
         else:
             why = reason or f"it is {value}: some pictures are equal to their targets"
             yield Measurement(row, key, math.nan, missing=why)

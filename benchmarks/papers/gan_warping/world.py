@@ -19,7 +19,7 @@ from gengauge.benchmarks.metrics.edges import canny_edges
 from gengauge.benchmarks.metrics.edit_fidelity import aggregate
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.needs import weights_need
-from gengauge.benchmarks.papers.gan_warping.edits import warps
+from gengauge.benchmarks.papers.gan_warping.edits import EDITS, editable, together, warps
 from gengauge.benchmarks.papers.gan_warping.plans import planned
 from gengauge.benchmarks.papers.gan_warping.scores import fidelities, measurements
 from gengauge.benchmarks.training.loop import Snapshot, Trainable
@@ -81,7 +81,7 @@ class Judges:
 
 def held_out(g: Generator, names: tuple[str, ...], count: int) -> HeldOut:
     """Cats that are held out, and their ground truth under one edit or several together."""
-    found = warps(names, range(FIRST_HELD_OUT, FIRST_HELD_OUT + count))
+    found = warps(names, editable(together([EDITS[name] for name in names]), FIRST_HELD_OUT, count))
     ws = mapped(g, found.z)
     base = pixels(g, ws)
     targets = np.stack([remap(one, grid) for one, grid in zip(base, found.pixels, strict=True)])
@@ -126,8 +126,7 @@ def learnt(context: Context, name: str, lesson: Lesson, watched: HeldOut, every:
     """
     processes, device = join(context.device)
     g = stylegan2_poses.load().to(device)
-    first = context.seed * lesson.pictures
-    found = warps((name,), range(first, first + lesson.pictures))
+    found = warps((name,), editable(EDITS[name], context.seed * lesson.pictures, lesson.pictures))
     config = {
         "edit": name,
         "lesson": repr(lesson),
@@ -140,7 +139,7 @@ def learnt(context: Context, name: str, lesson: Lesson, watched: HeldOut, every:
     def snapshot(training: Trainable) -> Snapshot:
         def measure(iteration: int) -> dict[str, float]:
             tensors = cast(Update, training.networks["update"]).tensors()
-            made = pixels(g, watched.ws, tensors)
+            made = pixels(g, watched.ws.to(device), tensors)
             return dict(aggregate(fidelities(made, watched.targets, watched.masks, None, None)).corrected)
 
         return measure
