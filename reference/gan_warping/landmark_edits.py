@@ -26,7 +26,8 @@ class Move:
 class LandmarkEdit:
     """An edit in words: what moves, and what stays where it is.
 
-    Raises ValueError for an edit that moves nothing, or has a landmark that both moves and stays, or moves twice.
+    Raises ValueError for an edit that moves nothing or by no finite number, or has a landmark that both moves and
+    stays, or moves twice.
     """
 
     moves: tuple[Move, ...]
@@ -35,6 +36,9 @@ class LandmarkEdit:
     def __post_init__(self) -> None:
         if not self.moves:
             raise ValueError("an edit moves at least one landmark")
+        for move in self.moves:
+            if not math.isfinite(move.by):
+                raise ValueError(f"the landmark {move.landmark!r} moves by {move.by}, which is no finite number")
         moved = [move.landmark for move in self.moves]
         twice = [name for name in (*moved, *self.pins) if (*moved, *self.pins).count(name) > 1]
         if twice:
@@ -85,4 +89,6 @@ def _ended(source: Place, start: Place, end: Place, by: float, resolution: int) 
     for x, way in zip(source, ways, strict=True):
         if way:
             share = min(share, ((resolution - 1 if way > 0 else 0) - x) / way)
-    return source[0] + share * ways[0], source[1] + share * ways[1]
+    # Rounding could take it over the border.
+    x, y = (min(max(x + share * way, 0.0), resolution - 1.0) for x, way in zip(source, ways, strict=True))
+    return x, y

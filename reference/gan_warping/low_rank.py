@@ -51,9 +51,9 @@ def selected(names: Sequence[str], which: str | int) -> list[str]:
     """The layers that an index, a range with both ends (`3-5`) or `all` selects. Raises ValueError for another text."""
     if which == "all":
         return list(names)
-    first, _, last = str(which).partition("-")
+    first, dash, last = str(which).partition("-")
     try:
-        start, end = int(first), int(last or first)
+        start, end = int(first), int(last if dash else first)
     except ValueError:
         start = end = -1
     if not 0 <= start <= end < len(names):

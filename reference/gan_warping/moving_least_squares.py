@@ -6,6 +6,7 @@ uses them: backwards, from each pixel of the warped picture to its place in the 
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -36,6 +37,7 @@ def deformation(
         raise ValueError(f"a deformation is {', '.join(get_args(Kind))}, not {kind!r}")
     p, q = _pairs(source, target)
     p, q = p.floor(), q.floor()
+    _checked_alpha(alpha)
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"a picture has at least one pixel, not {height} by {width}")
@@ -61,6 +63,7 @@ def move_points(points: Tensor, source: Tensor, target: Tensor, alpha: float = 1
 
     Control points go exactly where they should. Raises ValueError for bad points, and for control points on one line.
     """
+    _checked_alpha(alpha)
     points, (q, p) = _checked(points, "moved"), _pairs(source, target)
     w = (p[:, None] - points).square().sum(-1).pow(-alpha).nan_to_num(posinf=_ON_POINT)
     w = w / w.sum(0)
@@ -144,6 +147,11 @@ def _pairs(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if len(p) != len(q):
         raise ValueError(f"each control point has a source and a target, not {len(q)} and {len(p)}")
     return p, q
+
+
+def _checked_alpha(alpha: float) -> None:
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha is above 0 and finite, not {alpha}")
 
 
 def _checked(points: Tensor, what: str) -> Tensor:

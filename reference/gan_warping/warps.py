@@ -70,13 +70,17 @@ def warp(pictures: Tensor, grids: Tensor, crop_bars: bool = False) -> Tensor:
     """Pictures (N, C, H, W) at the places of grids (N, h, w, 2): (N, C, h, w), bilinearly, reflected at the borders.
 
     `crop_bars` is for cars of 4:3 on a square canvas: the grid holds for the middle three quarters of the rows, and
-    the bars above and below become black. Raises ValueError where the numbers of pictures and grids differ.
+    the bars above and below become black. Raises ValueError where the numbers of pictures and grids differ, and for
+    grids of cars of another size.
     """
     if len(pictures) != len(grids):
         raise ValueError(f"each picture has a grid, not {len(pictures)} and {len(grids)}")
     if not crop_bars:
         return F.grid_sample(pictures, grids.to(pictures.dtype), "bilinear", "reflection", align_corners=False)
-    top, height = pictures.shape[2] // 8, grids.shape[1]
+    top, height = pictures.shape[2] // 8, pictures.shape[2] * 3 // 4
+    if grids.shape[1:3] != (height, pictures.shape[3]):
+        wanted = f"{height} x {pictures.shape[3]}"
+        raise ValueError(f"without its bars a car is {wanted}, which a grid of {tuple(grids.shape[1:3])} does not fit")
     out = torch.full_like(pictures, OUTSIDE)
     out[:, :, top : top + height] = warp(pictures[:, :, top : top + height], grids)
     return out

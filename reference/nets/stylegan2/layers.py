@@ -143,8 +143,13 @@ class MappingNetwork(nn.Module):
 
 
 def activate(x: Tensor, bias: Tensor | None, activation: str, gain: float, clamp: float | None) -> Tensor:
-    """`bias_act` with a gain on top of the activation's own; the clamp is scaled by it."""
-    return bias_act(x, bias, activation, ACTIVATIONS[activation][1] * gain, None if clamp is None else clamp * gain)
+    """`bias_act` of a convolution's output, with a gain on top of the activation's own that scales the clamp as well.
+
+    x, which nobody else has, is overwritten.
+    """
+    if bias is not None:
+        x = x.add_(bias.to(x.dtype)[:, None, None])
+    return bias_act(x, None, activation, ACTIVATIONS[activation][1] * gain, None if clamp is None else clamp * gain)
 
 
 def _checked(name: str, x: Tensor | None, dimensions: int) -> Tensor:

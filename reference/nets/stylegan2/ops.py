@@ -48,7 +48,9 @@ def bias_act(
     function, usual = ACTIVATIONS[act]
     gain = usual if gain is None else gain
     x = function(x)
-    x = x if gain == 1 else x * gain
+    if gain != 1:
+        # The gradient of a leaky ReLU looks at what came in, so that what comes out may be overwritten.
+        x = x.mul_(gain) if act == "lrelu" else x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
@@ -72,10 +74,14 @@ def upfirdn2d(
     if up_x > 1 or up_y > 1:
         x = F.pad(x.reshape(n, channels, height, 1, width, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
         x = x.reshape(n, channels, height * up_y, width * up_x)
-    if left or right or top or bottom:
+    edges = (0, 0)
+    if left == right >= 0 and top == bottom >= 0:
+        edges = (top, left)  # the convolution pads without a copy
+    elif left or right or top or bottom:
         x = F.pad(x, (left, right, top, bottom))
     f = (f if flip_filter else f.flip(0, 1)).to(x.dtype) * gain
-    return F.conv2d(x, f.expand(channels, 1, *f.shape).contiguous(), stride=(down_y, down_x), groups=channels)
+    kernels = f.expand(channels, 1, *f.shape).contiguous()
+    return F.conv2d(x, kernels, stride=(down_y, down_x), padding=edges, groups=channels)
 
 
 def filter2d(x: Tensor, f: Tensor) -> Tensor:
@@ -186,9 +192,10 @@ def modulated_conv2d(
         scale = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()
     x = x * styles.to(x.dtype)[:, :, None, None]
     x = conv2d_resample(x, weight.to(x.dtype), f, up=up, padding=padding, flip_weight=flip_weight)
+    # Nobody else has the convolution's output: it is overwritten, for a new map costs more than the arithmetic.
     if scale is not None:
-        x = x * scale.to(x.dtype)[:, :, None, None]
-    return x if noise is None else x + noise.to(x.dtype)
+        x = x.mul_(scale.to(x.dtype)[:, :, None, None])
+    return x if noise is None else x.add_(noise.to(x.dtype))
 
 
 def minibatch_stddev(x: Tensor, group_size: int | None = 4, features: int = 1) -> Tensor:
