@@ -456,7 +456,8 @@ def warp_points_command(
     ] = None,
     generator: Annotated[str, typer.Option(help="With --landmarks: the generator of those pictures.")] = "",
     pictures: Annotated[int, typer.Option(min=1, help="Without --landmarks: how many cats.")] = 10,
-    first: Annotated[int, typer.Option(min=0, help="Without --landmarks: the first cat's seed.")] = 0,
+    first: Annotated[int, typer.Option(min=0, max=2**31, help="Without --landmarks: the first cat's seed.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Make an edit of GAN Warping from landmarks: points on a generator's pictures, and where they are to go."""
     from gengauge.benchmarks.warp import points_of_cats, points_of_detections, read_rule
@@ -469,7 +470,7 @@ def warp_points_command(
         found = points_of_cats(rule, pictures, first, name)
     else:
         found = points_of_detections(rule, landmarks, generator, name)
-    write_warp_edit(out, found)
+    write_warp_edit(out, found, overwrite=overwrite)
     Console().print(f"{out}: {len(found.pictures)} pictures with points", highlight=False, soft_wrap=True)
 
 
@@ -492,12 +493,16 @@ def warp_command(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step, at most as many as are edited.")] = None,
     rate: Annotated[float | None, typer.Option(help="The learning rate at its highest.")] = None,
     augment: Annotated[bool, typer.Option(help="Mix in random fine styles.")] = True,
+    crop_bars: Annotated[
+        bool,
+        typer.Option("--crop-bars", help="The pictures are cars of 4:3 between black bars, and so are the points."),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
 ) -> None:
     """Train a generator to make all its pictures as a few of them are warped.
 
-    Settings are the published ones; the zoo's small generator has its own.
+    Settings are those of most released scripts; some edit another layer. The zoo's small generator has its own.
     """
     from dataclasses import replace
 
@@ -510,7 +515,9 @@ def warp_command(
         raise ValueError("a folder does not tell its generator: give --generator")
     base = open_base(named)
     asked: dict[str, Any] = {"layers": layer, "iterations": iterations, "batch": batch, "lr": rate}
-    recipe = replace(base.recipe(), **{key: value for key, value in asked.items() if value is not None})
+    recipe = replace(
+        base.recipe(), crop_bars=crop_bars, **{key: value for key, value in asked.items() if value is not None}
+    )
     if rank is not None:
         recipe = replace(recipe, rank=rank or None)
     if not augment:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gengauge.benchmarks.features.perceptual import load_lpips
+from gengauge.benchmarks.features.perceptual import perceptual_loss
 from gengauge.benchmarks.generators import Generator, read_pickled
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.gan_warping import edits
@@ -31,9 +31,9 @@ from gengauge.datasets.warp_folders import read_warp_folder
 from gengauge.reference.gan_warping.landmark_edits import LandmarkEdit, Move
 from gengauge.reference.gan_warping.latents import PUBLISHED_MIX
 from gengauge.reference.gan_warping.training import ColourWeights, Distance, Recipe
-from gengauge.reference.nets.perceptual import PerceptualLoss
 
 SHOWN = 8  # samples on the sheet
+EVERY = 20  # iterations between two states at least: the loop tells of each then
 FIRST_SHOWN = 10_000  # their first seed, beyond what people edit
 
 
@@ -45,7 +45,10 @@ class Base:
     network: Generator
 
     def recipe(self) -> Recipe:
-        """How its edits are trained unless something else is asked for: as published, or as the zoo's small one."""
+        """How its edits are trained unless something else is asked for: as most released scripts do.
+
+        A StyleGAN2 of less than 256 px has too few ws for that: as the zoo's.
+        """
         if self.network.num_ws >= PUBLISHED_MIX[1] - 2:  # StyleGAN2 of 256 px has 14
             return Recipe()
         middle = self.network.num_ws // 2
@@ -89,18 +92,20 @@ def warp(
             raise ValueError(
                 f"the edit is of pictures of {edit.resolution} px; {base.name} makes {g.img_resolution} px"
             )
-        ws = sample_ws(g, [picture.seed for picture in edit.pictures], edit.truncation, device).cpu()
-        labels = grids_of([picture.rows() for picture in edit.pictures], g.img_resolution)
+        ws = sample_ws(g, [picture.seed for picture in edit.pictures], edit.truncation, device)
+        labels = grids_of([picture.rows() for picture in edit.pictures], g.img_resolution, recipe.crop_bars)
+        if all(tuple(point[:2]) == tuple(point[2:]) for picture in edit.pictures for point in picture.points):
+            raise ValueError("no point of the edit moves, so that there is nothing to learn")
     elif (edit / "masks").is_dir():
         coloured = read_colour_folder(edit)
         ws = stacked(coloured, g, edit)
         labels, colours = torch.stack([strokes_of(picture) for picture in coloured]), ColourWeights()
     else:
-        warped = read_warp_folder(edit, g.img_resolution)
+        warped = read_warp_folder(edit, g.img_resolution, recipe.crop_bars)
         ws = stacked(warped, g, edit)
-        labels = grids_of([picture.points for picture in warped], g.img_resolution)
+        labels = grids_of([picture.points for picture in warped], g.img_resolution, recipe.crop_bars)
     if distance is None and colours is None and recipe.lpips:
-        distance = PerceptualLoss("lpips", load_lpips("vgg", device))
+        distance = perceptual_loss("vgg", device)
     update, _ = train_edit(
         recipe,
         g,
@@ -112,6 +117,7 @@ def warp(
         device=device,
         distance=distance,
         colours=colours,
+        every=max(EVERY, recipe.iterations // 10),
         tell=tell,
         code=code_version(),
     )
@@ -166,13 +172,25 @@ def read_rule(name: str) -> LandmarkEdit:
         raise ValueError(f"{name!r} is no file, and none of the edits {', '.join(edits.EDITS)}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no values by name")
         unknown = set(content) - {"moves", "pins"}
         if unknown:
             raise ValueError(f"it has {sorted(unknown)[0]!r}, which is neither moves nor pins")
-        moves = tuple(Move(one["landmark"], one["start"], one["end"], float(one["by"])) for one in content["moves"])
-        return LandmarkEdit(moves, tuple(content.get("pins", ())))
+        pins = content.get("pins", [])
+        if not isinstance(pins, list) or not isinstance(content["moves"], list):
+            raise ValueError("moves and pins are lists")
+        return LandmarkEdit(tuple(map(_move, content["moves"])), tuple(pins))
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path} is no edit by landmarks: {_told(error)}") from None
+
+
+def _move(content: Mapping[str, Any]) -> Move:
+    move = Move(content["landmark"], content["start"], content["end"], float(content["by"]))
+    unknown = set(content) - {"landmark", "start", "end", "by"}
+    if unknown:
+        raise ValueError(f"a move has {min(unknown)!r}, which is none of landmark, start, end and by")
+    return move
 
 
 def _pointed(rule: LandmarkEdit, picture: Mapping[str, Any], resolution: int) -> PointedPicture:

@@ -17,7 +17,7 @@ from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.edited_weights import CONTEXT, LAMBDA, Factors, LowRankEdit, fingerprint
 from gengauge.datasets.sets import Array
 from gengauge.datasets.subsets import epoch_orders
-from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update
+from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update, dense_weight
 from gengauge.reference.gan_warping.training import ColourWeights, Distance, Recipe, Training
 from gengauge.reference.gan_warping.warps import normalised_grid, pixel_grid, with_corners
 
@@ -101,7 +101,13 @@ def train_edit(
         batches,
         work,
         Schedule(recipe.iterations, every, every, max(1, every // 20)),
-        {**config, "recipe": repr(recipe), "colours": repr(colours), "pictures": _fingerprint(ws, labels)},
+        {
+            **config,
+            "recipe": repr(recipe),
+            "colours": repr(colours),
+            "pictures": _fingerprint(ws, labels),
+            "weights": _fingerprint(*g.synthesis.parameters()),
+        },
         seed=seed,
         device=device,
         snapshot=snapshot,
@@ -115,18 +121,26 @@ def train_edit(
     return update.requires_grad_(False), found
 
 
-def grids_of(points: Sequence[Array], resolution: int, exact: bool = False) -> Tensor:
-    """The grids (N, R, R, 2) of pictures' points (M, 4), corners pinned. Raises what `pixel_grid` raises."""
-    size = (resolution, resolution)
-    pixels = [pixel_grid(with_corners(torch.from_numpy(rows), size), size) for rows in points]
-    return torch.stack([normalised_grid(grid, exact=exact) for grid in pixels])
+def grids_of(points: Sequence[Array], resolution: int, crop_bars: bool = False) -> Tensor:
+    """The grids (N, R, R, 2) of pictures' points (M, 4), corners pinned; of cars (N, 3R/4, R, 2), without their bars.
+
+    Raises what `pixel_grid` raises.
+    """
+    size = (resolution * 3 // 4 if crop_bars else resolution, resolution)
+    return torch.stack(
+        [normalised_grid(pixel_grid(with_corners(torch.from_numpy(rows), size), size)) for rows in points]
+    )
+
+
+def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
+    """z (N, z_dim) of seeds, as NVIDIA's tools draw them."""
+    return torch.from_numpy(np.concatenate([np.random.RandomState(seed).randn(1, z_dim) for seed in seeds])).float()
 
 
 @torch.no_grad()
 def sample_ws(g: StyleGenerator, seeds: Sequence[int], truncation: float, device: str) -> Tensor:
-    """ws (N, num_ws, w_dim) of seeds, drawn as NVIDIA's tools draw a seed's z."""
-    z = np.concatenate([np.random.RandomState(seed).randn(1, g.z_dim) for seed in seeds])
-    return g.mapping(torch.from_numpy(z).float().to(device), None, truncation_psi=truncation)
+    """ws (N, num_ws, w_dim) of seeds."""
+    return g.mapping(latents(seeds, g.z_dim).to(device), None, truncation_psi=truncation)
 
 
 def stored(update: Update, g: StyleGenerator, name: str, note: str = "") -> LowRankEdit:
@@ -139,6 +153,16 @@ def stored(update: Update, g: StyleGenerator, name: str, note: str = "") -> LowR
     others = {key: value for key, value in learnt.items() if not key.endswith((LAMBDA, CONTEXT))}
     base = {layer: fingerprint(g.get_submodule(layer).get_parameter("weight").cpu()) for layer in names}
     return LowRankEdit(name, factors, base, others, note)
+
+
+def dense_of(edit: LowRankEdit, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All parameters that an edit changes, dense, from the base's (`check_base` tells whether they go together)."""
+    out = dict(edit.tensors)
+    for name, found in edit.factors.items():
+        weight = base[f"{name}.weight"]
+        factors = found.weight_lambda.to(weight), found.weight_context.to(weight)
+        out[f"{name}.weight"] = dense_weight(weight, *factors)
+    return out
 
 
 def _fingerprint(*tensors: Tensor) -> str:

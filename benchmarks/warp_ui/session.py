@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import threading
 from collections import OrderedDict
@@ -17,12 +16,12 @@ from torch import Tensor
 
 from gengauge.benchmarks.metrics.quantise import to_uint8_truncated
 from gengauge.benchmarks.training.loop import Tell
-from gengauge.benchmarks.training.warping import SquareGenerator, sample_ws
+from gengauge.benchmarks.training.warping import SquareGenerator, dense_of, sample_ws
 from gengauge.benchmarks.warp_ui.background import Background, Progress
 from gengauge.benchmarks.warp_ui.settings import Settings
 from gengauge.datasets.edited_weights import LowRankEdit, check_base, write_edited_weights, write_low_rank_edit
 from gengauge.datasets.warp_edits import MAX_SEED, Point, PointedPicture, WarpEdit, read_warp_edit, write_warp_edit
-from gengauge.reference.gan_warping.low_rank import compose, dense_weight, layers, render
+from gengauge.reference.gan_warping.low_rank import compose, layers, render
 from gengauge.reference.gan_warping.warps import preview
 
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -32,6 +31,7 @@ MOST_AT_ONCE = 16  # pictures that are made in one call
 MOST_POINTS = 200  # of one picture
 MOST_PICTURES = 500  # of one edit
 _KEPT = 512  # pictures of the generator as it is
+_FAR = 1e15  # whole numbers of any length come in JSON, and do not fit into a float
 _TOGETHER = 4  # pictures that go through the network at once
 
 
@@ -223,13 +223,7 @@ class Session:
     def add_factors(self, name: str, about: str, learnt: LowRankEdit) -> int:
         """Adds an edit that was learnt on this generator; its number. Raises ValueError for one of another."""
         check_base(learnt, self._base)
-        tensors = dict(learnt.tensors)
-        for layer, pair in learnt.factors.items():
-            weight = self._base[f"{layer}.weight"]
-            tensors[f"{layer}.weight"] = dense_weight(
-                weight, pair.weight_lambda.to(weight), pair.weight_context.to(weight)
-            )
-        return self._add(Trained(name, about, tensors, learnt))
+        return self._add(Trained(name, about, dense_of(learnt, self._base), learnt))
 
     def add_weights(self, name: str, about: str, tensors: Mapping[str, Tensor]) -> int:
         """Adds an edit of whole parameters; its number. Raises ValueError where this generator has no such ones."""
@@ -309,7 +303,7 @@ def _seed(seed: Any) -> int:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FAR
 
 
 def _inside(value: Any, resolution: int) -> bool:

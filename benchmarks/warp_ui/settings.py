@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from gengauge.reference.gan_warping.low_rank import RANK
@@ -28,7 +27,7 @@ class Settings:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
         rate = self.learning_rate
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or not 0 < rate <= 1:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
             raise ValueError(f"the learning rate must be a number above 0 and up to 1, not {rate!r}")
         if not isinstance(self.style_mixing, bool):
             raise ValueError(f"style_mixing must be true or false, not {self.style_mixing!r}")

@@ -37,7 +37,7 @@ from gengauge.benchmarks import cli, papers
 from gengauge.benchmarks.core.experiments import Context, Experiment, Measurement, Picture
 from gengauge.benchmarks.core.store import read_records
 from gengauge.benchmarks.core.tables import Row
-from gengauge.benchmarks.features.perceptual import load_lpips
+from gengauge.benchmarks.features.perceptual import load_lpips, perceptual_loss
 from gengauge.benchmarks.generators import read_pickled
 from gengauge.benchmarks.metrics.chamfer import symmetric_chamfer
 from gengauge.benchmarks.metrics.edges import thinned
@@ -84,7 +84,7 @@ def own(tree: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(released, "load_dexined", lambda device: steps)
+    monkeypatch.setattr(released, "load_dexined", lambda path, device: steps)
 
 
 def steps(pictures: Array) -> Array:
@@ -238,7 +238,7 @@ def test_a_picture_without_an_edge_leaves_the_mean_and_is_counted(
         calls.append(len(pictures))
         return steps(pictures) * (len(calls) % 3 != 0)
 
-    monkeypatch.setattr(released, "load_dexined", lambda device: blind)
+    monkeypatch.setattr(released, "load_dexined", lambda path, device: blind)
     found, _ = run("conventions", tmp_path, own)
     assert set(calls) == {2}
     old, new = (found[Row(m, EDIT).key, "chamfer"] for m in (released.PUBLISHED, released.CORRECTED))
@@ -270,7 +270,12 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(trunk)
         return load_lpips("alex", device)
 
+    def loss(trunk: str, device: str) -> Any:
+        asked.append(trunk)
+        return perceptual_loss("alex", device)
+
     monkeypatch.setattr(released, "load_lpips", load)
+    monkeypatch.setattr(released, "perceptual_loss", loss)
     return asked
 
 
@@ -410,7 +415,7 @@ def test_whole_weights_and_factors_are_one_edit(
         assert values[0] == pytest.approx(values[1], rel=1e-4)
         assert values[0][0] == pytest.approx(published(expected[True], column), rel=1e-5)
         each = expected[True].get(f"published {column}", expected[True][column])
-        assert values[0][1] == pytest.approx(np.std(each) / math.sqrt(3), rel=1e-4)
+        assert values[0][1] == pytest.approx(np.std(each, ddof=1) / math.sqrt(3), rel=1e-4)
     assert not CHAMFER & found[0].keys()
 
 
@@ -699,7 +704,7 @@ def test_a_dry_run_counts_the_network_and_names_what_it_needs(tree: Path) -> Non
     assert text.count("16,665,594 parameters") == 6
     assert text.count("18,816,387 parameters") == 2
     parts = ("gan-warping-data", "gan-warping-weights", "gan-warping-pretrained")
-    for need in (*parts, "lpips-alex", "lpips-vgg", "dexined"):
+    for need in (*parts, "lpips-alex", "lpips-vgg"):
         assert text.count(f"needs {need}") == 8, need
 
 

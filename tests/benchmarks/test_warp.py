@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gengauge.benchmarks import cli, generators
 from gengauge.benchmarks.generators import read_pickled
 from gengauge.benchmarks.papers.gan_warping import edits
-from gengauge.benchmarks.training.warping import sample_ws
+from gengauge.benchmarks.training.warping import latents, sample_ws
 from gengauge.benchmarks.warp import Base, open_base, points_of_detections, read_rule, warp
 from gengauge.benchmarks.zoo import stylegan2_poses
 from gengauge.datasets.colour_edits import ColouredPicture, write_colour_folder
@@ -55,7 +55,7 @@ def test_cats_ears_become_points_and_an_edit_of_them_is_trained(tmp_path: Path) 
     assert found.generator == stylegan2_poses.NAME
     assert [picture.seed for picture in found.pictures] == [5, 6, 7]
     assert np.allclose(
-        found.pictures[0].rows(), edits.EARS.points(edits.landmarks(edits.latents([5]))[0], 64), atol=0.0101
+        found.pictures[0].rows(), edits.EARS.points(edits.landmarks(latents([5], 32))[0], 64), atol=0.0101
     )
     out = tmp_path / "out"
     options = ("--iterations", "2", "--batch", "2", "--rank", "3", "--device", "cpu")
@@ -140,7 +140,7 @@ def test_landmarks_of_any_detector_become_points(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "Expecting"),
-        ("[]", "list"),
+        ("[]", "no values by name"),
         ('{"moves": []}', "at least one"),
         ('{"moves": [{"landmark": "nose"}]}', "lacks 'start'"),
         ('{"pins": []}', "lacks 'moves'"),

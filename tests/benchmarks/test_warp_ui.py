@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,28 @@ def trained(session: Session, name: str = "nose") -> int:
     progress = session.progress()
     assert (progress.state, progress.error) == ("done", None)
     return max(session.trained)
+
+
+def test_pictures_stay_right_while_an_edit_is_trained() -> None:
+    session = a_session()
+    number = trained(session)
+    seeds = list(range(100, 104))
+    mix = {number: 1.0}
+    plain, mixed = session._render(seeds, None), session._render(seeds, session.mixed(mix))
+    session.start_training("again", replace(SETTINGS, iterations=60))
+    rendered = 0
+    while not session.training.wait(0):
+        np.testing.assert_array_equal(session._render(seeds, None), plain)
+        np.testing.assert_array_equal(session._render(seeds, session.mixed(mix)), mixed)
+        rendered += 1
+    assert rendered > 3
+    assert session.progress().state == "done"
+    alone = a_session()
+    alone.set_edit(EDIT)
+    alone.start_training("again", replace(SETTINGS, iterations=60))
+    assert alone.training.wait(60)
+    (wanted,), (found,) = (s.one(max(s.trained)).tensors.values() for s in (alone, session))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 class Site:

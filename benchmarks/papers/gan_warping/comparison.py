@@ -35,6 +35,7 @@ LESSONS: dict[str, Lesson] = {
 }
 # The whole weight is trained for one edit, for time.
 METHODS = {"ears": (METHOD, PLAIN, WHOLE), "nose": (METHOD, PLAIN)}
+RANK_SHARE = "14 %"  # of 36,864 values 5,120 are trained, as the table of sizes tells
 SHOWN = 8  # pictures in the report
 
 
@@ -51,7 +52,7 @@ def compare(context: Context) -> Iterator[Result]:
     """The base as it is, and each row's edit, on the same held-out pictures."""
     s: Settings = context.settings
     g, judges = stylegan2_poses.load(), Judges()
-    held = held_out(g, (s.edit,), s.held_out)
+    held = held_out(g, (s.edit,), s.held_out, context.seed)
     yield from held.scored(Row(BASE, s.edit).key, held.base, judges)
     for row, lesson in s.lessons:
         found = learnt(context, s.edit, lesson, held)
@@ -101,6 +102,11 @@ PROTOCOL = (
         ),
     ),
     ("edges", "DexiNed", "Canny"),
+    (
+        "scores",
+        "PSNR in a region 4.8 dB below that of the whole picture, chamfer distance of the last picture",
+        "corrected: on one scale, and the mean; each seed has other edited and other held-out pictures",
+    ),
 )
 EXPERIMENTS = tuple(
     Experiment(
@@ -122,10 +128,32 @@ CLAIMS = (
     *(
         Claim(
             f"follows-{name}",
-            f"Held-out pictures follow the edit ({ABOUT[name]}): where it changes them they are nearer to their warped "
-            "base than the base is.",
+            f"Held-out pictures follow the edit ({ABOUT[name]}): by PSNR where it changes them, they are nearer to "
+            "their warped base than the base is.",
             "world",
             *_margin(Row(METHOD, name), Row(BASE, name), "psnr_changed"),
+            "dB",
+        )
+        for name in EDITS
+    ),
+    *(
+        Claim(
+            f"edges-{name}",
+            f"So are their edges ({ABOUT[name]}; chamfer distance of Canny's where the edit changes them).",
+            "world",
+            *_margin(Row(BASE, name), Row(METHOD, name), "chamfer_changed"),
+            "px",
+        )
+        for name in EDITS
+    ),
+    *(
+        Claim(
+            f"keeps-{name}",
+            f"What the edit must leave it leaves ({ABOUT[name]}): there, its PSNR against the warped base is at most "
+            "3 dB below that of the base itself.",
+            "world",
+            _margin(Row(METHOD, name), Row(BASE, name), "psnr_unchanged")[0],
+            lambda v: v["better"] - v["worse"] + 3.0,
             "dB",
         )
         for name in EDITS
@@ -142,11 +170,14 @@ CLAIMS = (
     ),
     Claim(
         "low-rank",
-        f"An update of rank {RECIPE.rank} is within 1 dB of the whole weight's where the edit changes pictures "
-        f"({ABOUT['ears']}).",
+        f"An update of rank {RECIPE.rank}, {RANK_SHARE} of the whole weight's values, gains at least three quarters of "
+        f"what the whole weight gains over the base, by PSNR where the edit changes pictures ({ABOUT['ears']}).",
         "world",
-        _margin(Row(METHOD, "ears"), Row(WHOLE, "ears"), "psnr_changed")[0],
-        lambda v: v["better"] - v["worse"] + 1.0,
+        {
+            name: Cell(Row(method, "ears").key, "psnr_changed")
+            for name, method in (("rank", METHOD), ("base", BASE), ("whole", WHOLE))
+        },
+        lambda v: (v["rank"] - v["base"]) - 0.75 * (v["whole"] - v["base"]),
         "dB",
     ),
 )

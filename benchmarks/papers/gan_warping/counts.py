@@ -12,6 +12,8 @@ from gengauge.benchmarks.core.claims import Cell, Claim
 from gengauge.benchmarks.core.experiments import SCALES, AtScale, Context, Experiment, Limits, Measurement, Result
 from gengauge.benchmarks.core.tables import Column, Row, Table
 from gengauge.benchmarks.generators import Generator
+from gengauge.benchmarks.papers.gan_warping.world import RECIPE
+from gengauge.benchmarks.zoo import stylegan2_poses
 from gengauge.reference.gan_warping.low_rank import RANK, Update, layers
 from gengauge.reference.nets.dexined import DexiNed
 from gengauge.reference.nets.stylegan2 import generator as stylegan2
@@ -24,17 +26,19 @@ def _third(resolution: int) -> stylegan3.Generator:
     )
 
 
+ZOO = Row("StyleGAN2 of the zoo", "64 px")
 NETWORKS: dict[Row, Callable[[], nn.Module]] = {
     **{Row("StyleGAN3-R", f"{size} px"): lambda size=size: _third(size) for size in (256, 512, 1024)},  # type: ignore[misc]
     **{
         Row("StyleGAN2", f"{size} px"): lambda size=size: stylegan2.Generator(img_resolution=size)  # type: ignore[misc]
         for size in (256, 512)
     },
+    ZOO: stylegan2_poses.build,
     Row("DexiNed"): DexiNed,
 }
-# The layers that released scripts edit.
-EDITED: dict[Row, tuple[Row, int]] = {
-    Row(f"Layer {layer}", str(of)): (of, layer)
+# The layers that released scripts edit by rank 50, and that of the embedded world's edits.
+EDITED: dict[Row, tuple[Row, int, int]] = {
+    Row(f"Layer {layer}", str(of)): (of, layer, RANK)
     for of, chosen in {
         Row("StyleGAN3-R", "256 px"): (8, 14),
         Row("StyleGAN3-R", "512 px"): (1, 8, 13),
@@ -42,7 +46,7 @@ EDITED: dict[Row, tuple[Row, int]] = {
         Row("StyleGAN2", "512 px"): (8,),
     }.items()
     for layer in chosen
-}
+} | {Row(f"Layer {RECIPE.layers}, rank {RECIPE.rank}", str(ZOO)): (ZOO, int(RECIPE.layers), RECIPE.rank or 0)}
 PARAMETERS = Column("parameters", "Values that are trained", "1", "none", True)
 MACS = Column(
     "macs",
@@ -52,7 +56,7 @@ MACS = Column(
     True,
 )
 SIZES = (
-    Column("trained", f"Values that an edit of rank {RANK} trains", "1", "lower", True),
+    Column("trained", f"Values that an edit of rank {RANK}, or as named, trains", "1", "lower", True),
     Column("dense", "Values of the layer's weight", "1", "none", True),
     Column("factors_kib", "Size of the factors as float32", "KiB", "lower", True),
     Column("dense_kib", "Size of the weight as float32, which the published files hold", "KiB", "lower", True),
@@ -76,11 +80,11 @@ def count_networks(context: Context) -> Iterator[Result]:
 
 def count_edits(context: Context) -> Iterator[Result]:
     """What edits train and store."""
-    for row, (of, layer) in EDITED.items():
+    for row, (of, layer, rank) in EDITED.items():
         with torch.device("meta"):
             g: Generator = NETWORKS[of]()  # type: ignore[assignment]
             name = layers(g)[layer]
-            trained = sum(factor.numel() for factor in Update(g, [name]).parameters())
+            trained = sum(factor.numel() for factor in Update(g, [name], rank).parameters())
         dense = g.get_parameter(f"{name}.weight").numel()
         values = {"trained": trained, "dense": dense, "factors_kib": trained / 256, "dense_kib": dense / 256}
         for column, value in values.items():
@@ -133,7 +137,7 @@ EXPERIMENTS = (
         run=count_edits,
     ),
 )
-_EIGHTH = next(row for row, (of, layer) in EDITED.items() if of == Row("StyleGAN3-R", "512 px") and layer == 8).key
+_EIGHTH = next(row for row, (of, layer, _) in EDITED.items() if of == Row("StyleGAN3-R", "512 px") and layer == 8).key
 CLAIMS = (
     Claim(
         "fraction",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gengauge.benchmarks.training.warping import latents
 from gengauge.benchmarks.zoo import posed_cats
 from gengauge.datasets import world
 from gengauge.datasets.warp_edits import PointedPicture, WarpEdit
@@ -41,12 +42,6 @@ class Warps:
     pixels: Tensor
 
 
-def latents(seeds: Sequence[int]) -> Tensor:
-    """z (N, 32) of seeds, as NVIDIA's tools and the edit format draw them."""
-    drawn = [np.random.RandomState(seed).randn(1, posed_cats.Z_DIM) for seed in seeds]
-    return torch.from_numpy(np.concatenate(drawn)).float()
-
-
 def landmarks(z: Tensor, resolution: int = posed_cats.RESOLUTION) -> list[dict[str, Place]]:
     """The landmarks of the cats that latents name, in px of the picture."""
     found = world.render(posed_cats.named_by(z, z), resolution).landmarks
@@ -66,7 +61,7 @@ def editable(edit: LandmarkEdit, first: int, count: int) -> list[int]:
                 f"of {last} cats only {len(seeds)} can be edited so: what is to move lies outside of others"
             )
         more = range(first, first + count - len(seeds))
-        for seed, found in zip(more, landmarks(latents(more)), strict=True):
+        for seed, found in zip(more, landmarks(latents(more, posed_cats.Z_DIM)), strict=True):
             places = [found[move.landmark] for move in edit.moves]
             if any(min(place) >= 0 and max(place) <= posed_cats.RESOLUTION - 1 for place in places):
                 seeds.append(seed)
@@ -79,7 +74,7 @@ def warps(names: Sequence[str], seeds: Sequence[int], resolution: int = posed_ca
 
     Raises ValueError for a cat that is not `editable`.
     """
-    z = latents(seeds)
+    z = latents(seeds, posed_cats.Z_DIM)
     both = together([EDITS[name] for name in names])
     size = (resolution, resolution)
     points = _points(both, seeds, landmarks(z, resolution), resolution)
@@ -98,7 +93,7 @@ def together(edits: Sequence[LandmarkEdit]) -> LandmarkEdit:
 def pointed(edit: LandmarkEdit, seeds: Sequence[int], generator: str, name: str) -> WarpEdit:
     """The edit of the zoo's cats as a file holds it. Raises ValueError for a cat that is not `editable`."""
     resolution = posed_cats.RESOLUTION
-    found = _points(edit, seeds, landmarks(latents(seeds)), resolution)
+    found = _points(edit, seeds, landmarks(latents(seeds, posed_cats.Z_DIM)), resolution)
     # Cut, not rounded: warps cut the rest off, so that these are the same.
     pictures = tuple(
         PointedPicture(seed, tuple(map(tuple, (np.floor(points * 100) / 100).tolist())))

@@ -12,13 +12,13 @@ from torch import Tensor
 from gengauge.benchmarks.core.experiments import Need
 from gengauge.benchmarks.generators import Generator, read_pickled
 from gengauge.benchmarks.needs import data_need
+from gengauge.benchmarks.training.warping import dense_of
 from gengauge.datasets.catalogue import data_folder, data_set
 from gengauge.datasets.colour_edits import ColouredPicture
 from gengauge.datasets.edited_weights import check_base, is_low_rank_edit, read_edited_weights, read_low_rank_edit
 from gengauge.datasets.eval_tasks import EvalTask, read_eval_tasks
 from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.warp_folders import WarpedPicture, read_warp_folder
-from gengauge.reference.gan_warping.low_rank import dense_weight
 
 PARTS = ("data", "weights", "pretrained")
 BASES = {
@@ -88,11 +88,7 @@ def read_changed(path: Path, base: Generator) -> dict[str, Tensor]:
         raise ValueError(f"{path}: {error}") from None
     if isinstance(edit, dict):
         return edit
-    dense = {
-        f"{name}.weight": dense_weight(state[f"{name}.weight"], found.weight_lambda, found.weight_context)
-        for name, found in edit.factors.items()
-    }
-    return dense | dict(edit.tensors)
+    return dense_of(edit, state)
 
 
 def stacked(pictures: Iterable[WarpedPicture | ColouredPicture], g: Generator, where: Path) -> Tensor:

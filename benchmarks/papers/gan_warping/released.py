@@ -24,7 +24,7 @@ from gengauge.benchmarks.core.experiments import (
 )
 from gengauge.benchmarks.core.tables import Row, Table
 from gengauge.benchmarks.features.edges import load_dexined
-from gengauge.benchmarks.features.perceptual import load_lpips
+from gengauge.benchmarks.features.perceptual import load_lpips, perceptual_loss
 from gengauge.benchmarks.generators import Generator
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.metrics.edges import Detector, thinned
@@ -37,13 +37,13 @@ from gengauge.benchmarks.papers.gan_warping.loading import Edit, read_changed, s
 from gengauge.benchmarks.papers.gan_warping.plans import planned
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import grids_of, train_edit
+from gengauge.datasets import weights
 from gengauge.datasets.edit_folders import signed_pixels
 from gengauge.datasets.warp_folders import WarpedPicture
 from gengauge.datasets.weights import WeightsNotFound
 from gengauge.reference.gan_warping.low_rank import render
 from gengauge.reference.gan_warping.training import Recipe
 from gengauge.reference.nets.lpips import LPIPS
-from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan3 import generator as stylegan3
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -99,7 +99,7 @@ class Opened:
         return _grey(torch.cat(parts))
 
     def scored(self, pictures: Array) -> list[Fidelity]:
-        """Each picture against its target."""
+        """Each picture against its target, which loses a grey level here and there on its way, as published."""
         targets = _grey(torch.stack([signed_pixels(p.target) for p in self.test if p.target is not None]))
         masks = np.stack([p.mask for p in self.test if p.mask is not None])
         return scores.fidelities(pictures, targets, masks, self.judged.lpips, self.judged.edges)
@@ -111,7 +111,7 @@ def open_edit(s: Settings, context: Context) -> Opened:
     Raises DataNotFound, WeightsNotFound, FileNotFoundError, and ValueError for files that do not go together.
     """
     folders = s.edit.folders(context.data)
-    judged = judges(context.device)
+    judged = judges(context.device, folders["pretrained"])
     task = s.edit.task(folders)
     base = s.edit.generator(folders)
     test = s.edit.pictures(folders, "test", base.img_resolution)
@@ -123,11 +123,16 @@ def open_edit(s: Settings, context: Context) -> Opened:
     return Opened(base.to(context.device), folders, test, ws, judged)
 
 
-def judges(device: str) -> Judged:
-    """LPIPS, and DexiNed where its weights are. Raises WeightsNotFound for LPIPS."""
+def judges(device: str, pretrained: Path) -> Judged:
+    """LPIPS, and DexiNed where its weights are: as all weights, or with the base generators, as published.
+
+    Raises WeightsNotFound for LPIPS, and what `load_dexined` raises for a file that is there.
+    """
     lpips = load_lpips("alex", device)
+    file = pretrained / "dexined.pth"
     try:
-        return Judged(lpips, thinned(load_dexined(device=device)), {})
+        found = file if file.is_file() and weights.find("dexined") is None else None
+        return Judged(lpips, thinned(load_dexined(found, device)), {})
     except WeightsNotFound as error:
         return Judged(lpips, None, {column: str(error) for column in COLUMNS if column.startswith("chamfer")})
 
@@ -163,7 +168,7 @@ def train_row(context: Context) -> dict[str, Tensor]:
     """Trains a published edit from its training pictures, from where an earlier job left it."""
     s: Settings = context.settings
     processes, device = join(context.device)
-    distance = PerceptualLoss("lpips", load_lpips("vgg", device))
+    distance = perceptual_loss("vgg", device)
     folders = s.edit.folders(context.data)
     base = s.edit.generator(folders).to(device)
     pictures = s.edit.pictures(folders, "train", base.img_resolution)
@@ -214,7 +219,13 @@ def measure_file(context: Context, path: Path) -> Mapping[str, tuple[float, floa
     for column, value in told.items():
         if math.isfinite(value):
             each = [one.published[column] for one in found]
-            error = 0.0 if column.startswith("chamfer") else float(np.std(each) / math.sqrt(len(each)))
+            error = (
+                0.0
+                if column.startswith("chamfer")
+                else float(np.std(each, ddof=1) / math.sqrt(len(each)))
+                if len(each) > 1
+                else math.nan
+            )
             out[column] = (value, error)
     return out
 
@@ -237,6 +248,10 @@ def _grey(pictures: Tensor) -> Array:
     return to_uint8_truncated(pictures).permute(0, 2, 3, 1).cpu().numpy()
 
 
+PROTOCOL = (
+    ("edges", "DexiNed, pretrained/dexined.pth", "the same; without its weights chamfer distances are missing"),
+    ("warps", "float32", "float64: within 1e-5 px"),
+)
 METHOD, RETRAINED = "GAN Warping", "GAN Warping, trained here"
 PUBLISHED, CORRECTED = "GAN Warping, as the released evaluator scores", "GAN Warping, corrected scores"
 UNEDITED = "Base, not edited, corrected scores"
@@ -269,7 +284,7 @@ def _reads(s: Settings, data: Path) -> Path | None:
 def _plan(s: Settings, *trunks: str) -> Plan:
     resolution = 256 if s.edit.base == "horse" else 512
     network = planned(lambda: stylegan3.Generator(img_resolution=resolution, synthesis_kwargs=stylegan3.CONFIG_R), 512)
-    keys = ("lpips-alex", *trunks, "dexined")
+    keys = ("lpips-alex", *trunks)
     return Plan((network,), lambda data: (*(weights_need(key) for key in keys), *s.edit.needs(data)))
 
 
@@ -289,6 +304,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=published,
                 scales=scales,
                 run=published_row,
+                protocol=PROTOCOL,
                 reads=_reads,
                 measure=measure_file,
             ),
@@ -299,6 +315,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=OWN,
                 scales=scales,
                 run=conventions,
+                protocol=PROTOCOL,
                 reads=_reads,
             ),
             Experiment(
@@ -308,6 +325,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=OWN,
                 scales=trained,
                 run=retrained,
+                protocol=(*PROTOCOL, ("pictures and seeds", "one training, not seeded", "three trainings by seed")),
                 reads=_reads,
                 train=train_row,
             ),

@@ -44,22 +44,21 @@ def measurements(
     row: str,
     found: Sequence[Fidelity],
     convention: Convention = "corrected",
-    names: Mapping[str, str] | None = None,
     missing: Mapping[str, str] | None = None,
 ) -> Iterator[Measurement]:
     """A row's values, over pictures as the convention says; pictures without an edge are left out and counted.
 
-    `names` gives other keys to columns, `missing` tells of columns that were not measured why.
+    `missing` tells of columns that were not measured why.
     """
     told = aggregate(found)
     for column, value in told.values(convention).items():
-        key = (names or {}).get(column, column)
         reason = told.reasons.get(column, "")
         if math.isfinite(value):
             last = convention == "published" and column.startswith("chamfer")
-            yield Measurement(row, key, value, samples=1 if last else told.counts[column], note=reason)
+            note = "of the last picture, as the released evaluator reports it" if last else reason
+            yield Measurement(row, column, value, samples=1 if last else told.counts[column], note=note)
         else:
             why = reason or f"it is {value}: some pictures are equal to their targets"
-            yield Measurement(row, key, math.nan, missing=why)
+            yield Measurement(row, column, math.nan, missing=why)
     for column, why in (missing or {}).items():
-        yield Measurement(row, (names or {}).get(column, column), math.nan, missing=why)
+        yield Measurement(row, column, math.nan, missing=why)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gengauge.benchmarks.core.experiments import Context, Measurement, Plan
-from gengauge.benchmarks.features.perceptual import load_lpips
+from gengauge.benchmarks.features.perceptual import load_lpips, perceptual_loss
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.metrics.edges import canny_edges
 from gengauge.benchmarks.metrics.edit_fidelity import aggregate
@@ -27,10 +27,9 @@ from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import train_edit
 from gengauge.benchmarks.zoo import posed_cats, stylegan2_poses
 from gengauge.reference.gan_warping.low_rank import StyleGenerator, Update, render
-from gengauge.reference.gan_warping.training import Distance, Recipe
+from gengauge.reference.gan_warping.training import Recipe
 from gengauge.reference.gan_warping.warps import normalised_grid, remap
 from gengauge.reference.nets.lpips import LPIPS, Trunk
-from gengauge.reference.nets.perceptual import PerceptualLoss
 from gengauge.reference.nets.stylegan2.generator import Generator
 
 Array = np.ndarray[Any, Any]
@@ -79,9 +78,10 @@ class Judges:
         return load_lpips("alex", "cpu")
 
 
-def held_out(g: Generator, names: tuple[str, ...], count: int) -> HeldOut:
-    """Cats that are held out, and their ground truth under one edit or several together."""
-    found = warps(names, editable(together([EDITS[name] for name in names]), FIRST_HELD_OUT, count))
+def held_out(g: Generator, names: tuple[str, ...], count: int, seed: int) -> HeldOut:
+    """Cats that are held out, others for each seed, and their ground truth under one edit or several together."""
+    first = FIRST_HELD_OUT + 2 * seed * count  # twice, for some cannot be edited and the next ones are taken
+    found = warps(names, editable(together([EDITS[name] for name in names]), first, count))
     ws = mapped(g, found.z)
     base = pixels(g, ws)
     targets = np.stack([remap(one, grid) for one, grid in zip(base, found.pixels, strict=True)])
@@ -114,19 +114,16 @@ def pixels(g: StyleGenerator, ws: Tensor, changed: Mapping[str, Tensor] | None =
     return to_uint8(torch.cat(made).clamp(-1, 1)).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def distance(trunk: Trunk, device: str) -> Distance:
-    """LPIPS for training. Raises WeightsNotFound."""
-    return PerceptualLoss("lpips", load_lpips(trunk, device))
-
-
 def learnt(context: Context, name: str, lesson: Lesson, watched: HeldOut, every: int = 50) -> Learnt:
     """The edit that a lesson teaches the zoo's generator, from where an earlier job left it.
 
     The seed chooses which pictures are edited. The curve is of held-out pictures. Raises what the training raises.
     """
+    if 2 * (context.seed + 1) * lesson.pictures > FIRST_HELD_OUT:
+        raise ValueError(f"seed {context.seed} would be taught by pictures that are held out; choose a smaller one")
     processes, device = join(context.device)
     g = stylegan2_poses.load().to(device)
-    found = warps((name,), editable(EDITS[name], context.seed * lesson.pictures, lesson.pictures))
+    found = warps((name,), editable(EDITS[name], 2 * context.seed * lesson.pictures, lesson.pictures))
     config = {
         "edit": name,
         "lesson": repr(lesson),
@@ -153,7 +150,7 @@ def learnt(context: Context, name: str, lesson: Lesson, watched: HeldOut, every:
         config,
         seed=context.seed,
         device=device,
-        distance=distance(lesson.trunk, device) if lesson.recipe.lpips else None,
+        distance=perceptual_loss(lesson.trunk, device) if lesson.recipe.lpips else None,
         every=every,
         snapshot=snapshot,
         processes=processes,
