@@ -19,6 +19,7 @@ from gengauge.reports.content import MeasuredTable
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a8a")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
+IN_A_LINE = 6  # panels side by side at most; more would be too small to read
 INK = "#010203"  # replaced by the page's own text colour
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -57,9 +58,15 @@ def comparison(table: MeasuredTable, name: str) -> str | None:
     if not columns:
         return None
 
+    lines = -(-len(columns) // IN_A_LINE)
+    across = -(-len(columns) // lines)
+
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for ax, column in zip(axes, columns, strict=True):
+        grid = figure.subplots(lines, across, sharey=True, squeeze=False)
+        panels = list(grid.flat)
+        for ax in panels[len(columns) :]:
+            ax.remove()
+        for ax, column in zip(panels[: len(columns)], columns, strict=True):
             for y, (row, _) in enumerate(table.rows):
                 cell = table.cells[row, column.key]
                 if cell.interval is None:
@@ -69,13 +76,15 @@ def comparison(table: MeasuredTable, name: str) -> str | None:
                 if cell.interval.count > 1:
                     ax.plot([cell.interval.low, cell.interval.high], [y, y], color=colour, linewidth=2.2)
                 ax.plot(cell.interval.mean, y, MARKERS[y % len(MARKERS)], color=colour, markersize=6)
-            ax.set_title(f"{column.key}{_unit(column.unit)}, {column.direction} is better", fontsize=9)
+            title = f"{column.key}{_unit(column.unit)}, {column.direction} is better"
+            ax.set_title("\n".join(wrap(title, 24)) if lines > 1 else title, fontsize=9)
             ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.grid(axis="y", visible=False)
-        axes[0].set_yticks(range(len(table.rows)), [short(label) for _, label in table.rows])
-        axes[0].invert_yaxis()
+        for ax in grid[:, 0]:
+            ax.set_yticks(range(len(table.rows)), [short(label) for _, label in table.rows])
+        panels[0].invert_yaxis()
 
-    return _svg(draw, (max(8.0, 2.4 + 1.9 * len(columns)), 0.9 + 0.42 * len(table.rows)), name)
+    return _svg(draw, (max(8.0, 2.4 + 1.9 * across), lines * (0.9 + 0.42 * len(table.rows))), name)
 
 
 def curves(table: MeasuredTable, name: str) -> str | None:

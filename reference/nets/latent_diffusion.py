@@ -26,6 +26,25 @@ def stable_diffusion_unet() -> nn.Module:
     return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
 
 
+def stable_diffusion_xl_unet() -> nn.Module:
+    """The U-Net of XL: as version 1, with text (N, L, 2048), and pooled text and sizes as `added_cond_kwargs`."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+        use_linear_projection=True,
+    )
+
+
 def stable_diffusion_autoencoder() -> nn.Module:
     """The autoencoder of version 1: pictures (N, 3, 8 H, 8 W) in [-1, 1] to latents (N, 4, H, W) and back."""
     from diffusers import AutoencoderKL

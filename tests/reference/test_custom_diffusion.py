@@ -48,21 +48,9 @@ from gengauge.reference.custom_diffusion.training import (
     joined,
     scaled_rate,
 )
-from gengauge.reference.nets.latent_diffusion import stable_diffusion_unet
+from gengauge.reference.nets.latent_diffusion import stable_diffusion_unet, stable_diffusion_xl_unet
 
 WIDTH, LENGTH, WORDS = 16, 6, 12
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
-}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -133,7 +121,7 @@ def test_published_counts_of_what_is_trained() -> None:
         unets = {
             "kv": (stable_diffusion_unet(), 32, 19_169_280, 859_520_964),
             "crossattn": (stable_diffusion_unet(), 80, 43_962_560, 859_520_964),
-            "xl": (diffusers.UNet2DConditionModel(**SDXL), 140, 340_787_200, 2_567_463_684),
+            "xl": (stable_diffusion_xl_unet(), 140, 340_787_200, 2_567_463_684),
         }
     for which, (unet, tensors, numbers, whole) in unets.items():
         named = dict(unet.named_parameters())

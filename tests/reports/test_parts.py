@@ -1,10 +1,16 @@
-"""Rows of one table that have no column in common stand in parts of their own, in every format."""
+"""Rows of one table without a common column stand in parts of their own; plots of many metrics stay readable."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
 
 from gengauge.benchmarks.core.experiments import TRAINING
 from gengauge.benchmarks.core.statistics import t_interval
 from gengauge.benchmarks.core.tables import Column, Row, Table
+from gengauge.reports import plots
 from gengauge.reports.content import Measured, MeasuredTable
 from gengauge.reports.text import csv, header, latex, lines
 
@@ -59,3 +65,21 @@ def test_most_tables_are_one_part() -> None:
 def test_whole_exact_numbers_are_written_out() -> None:
     assert str(Measured(t_interval([11378179.0]), (11378179.0,), "ok", "", exact=True)) == "11,378,179"
     assert str(Measured(t_interval([64.1278]), (64.1278,), "ok", "", exact=True)) == "64.1278"
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (6, 1), (7, 2), (12, 2), (13, 3)])
+def test_panels_are_put_into_lines(count: int, lines: int) -> None:
+    columns = tuple(Column(f"metric{i}", f"metric {i}", "1", "lower") for i in range(count))
+    whole = table(HAVE)
+    cells = {
+        (row, column.key): Measured(t_interval([1.0, 2.0]), (1.0, 2.0), "ok", "")
+        for row, _ in whole.rows
+        for column in columns
+    }
+    svg = plots.comparison(replace(whole, columns=columns, cells=cells), "many")
+    assert svg is not None
+    assert all(re.search(rf"metric{i}\b", svg) for i in range(count))
+    assert svg.count("Labels") == lines  # each line names its rows
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert found is not None
+    assert float(found[1]) <= 72 * (2.4 + 1.9 * plots.IN_A_LINE)
