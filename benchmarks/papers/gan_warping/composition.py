@@ -109,8 +109,10 @@ def sampled(context: Context) -> Iterator[Result]:
         context.progress(done, len(changed), f"samples of {row}")
         made = pixels(g, others if row == SAMPLED_OTHERS else ws, weights)
         found = fit(extract(torch.from_numpy(made).permute(0, 3, 1, 2), inception, device=context.device))
-        reference = reference or found
-        yield Measurement(row.key, "fid_base", frechet_distance(reference, found), samples=s.samples)
+        if reference is None:
+            reference = found
+        else:
+            yield Measurement(row.key, "fid_base", frechet_distance(reference, found), samples=s.samples)
         yield Measurement(row.key, "diversity", diversity(judge, made), samples=s.samples)
 
 
@@ -164,6 +166,7 @@ EXPERIMENTS = (
         table="samples",
         rows=tuple(row.key for row in SAMPLES.rows),
         columns=SAMPLE_COLUMNS,
+        without=frozenset({(SAMPLED_BASE.key, "fid_base")}),
         scales={"quick": AtScale(Settings(), 1, Limits(1800, 6), 1, _NEEDS)},
         run=sampled,
         protocol=(
