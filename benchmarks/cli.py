@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -13,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Column as TableColumn
 from rich.table import Table
 
+from gengauge.benchmarks import concept_cli
 from gengauge.benchmarks.core.version import __version__
+from gengauge.benchmarks.terminal import DeviceName, bars, device_of
 
 # Commands import what they need when they are called: help and errors of use come at once, not after torch.
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ app = typer.Typer(
     help="Measure image generation and editing papers the way their authors did.\n\nExample: "
     "`gengauge run diffaugment && gengauge report`",
 )
+app.add_typer(concept_cli.app, name="concept")
 
 
 class ScaleName(str, Enum):
@@ -59,15 +59,6 @@ class LabelResampling(str, Enum):
 
     nearest = "nearest"
     bicubic = "bicubic"
-
-
-class DeviceName(str, Enum):
-    """Where the work is done."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
 
 
 class ModeName(str, Enum):
@@ -199,7 +190,7 @@ def run_command(
     from gengauge.benchmarks.runner import run as run_jobs
 
     console = Console()
-    where = _device(device)
+    where = device_of(device)
     size: Scale = scale.value
     out = out or Path("out") / size
     chosen = select(SOURCES, targets or [], size, seeds, where, data)
@@ -258,7 +249,7 @@ def train_command(
     console = Console()
     size: Scale = scale.value
     folder = out or Path("out") / size
-    chosen = select(SOURCES, targets, size, seeds, _device(device), data)
+    chosen = select(SOURCES, targets, size, seeds, device_of(device), data)
     if not chosen:
         console.print(f"nothing of {', '.join(targets)} runs at scale {size}; {_elsewhere(targets)}", style="yellow")
         raise typer.Exit(UNAVAILABLE)
@@ -293,7 +284,7 @@ def measure_command(
     from gengauge.benchmarks.papers import SOURCES
     from gengauge.benchmarks.trainer import context_of
 
-    jobs = select(SOURCES, [target], scale.value, 1, _device(device), data)
+    jobs = select(SOURCES, [target], scale.value, 1, device_of(device), data)
     able = [job for job in jobs if job.declared()[0].measure is not None]
     if not able:
         raise ValueError(f"{target} can measure no file at scale {scale.value}; {_elsewhere([target])}")
@@ -304,7 +295,7 @@ def measure_command(
     (job,) = able
     experiment, _ = job.declared()
     assert experiment.measure is not None
-    with _bars() as tell:
+    with bars() as tell:
         context = context_of(job, Path(), lambda done, total, doing: tell(doing, done, total), seed)
         found = experiment.measure(context, checkpoint)
     published = job.paper.table(experiment.table)
@@ -385,14 +376,14 @@ def eval_command(
         raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(METRICS)}")
     chosen = [metric for metric in METRICS if metric in names]
     network = load_network(features.value, weights)
-    with _bars() as tell:
+    with bars() as tell:
         scores = evaluate(
             real,
             fake,
             chosen,
             mode.value,
             network,
-            _device(device),
+            device_of(device),
             precision.value,
             lambda side, done, total: tell(f"features, {side}", done, total),
         )
@@ -435,9 +426,9 @@ def align_command(
 
     template = None if draw is None else read_template(draw)
     opened = open_model(model, flips)
-    with _bars() as tell:
+    with bars() as tell:
         count = align(
-            opened, pictures, out, template, maps, _device(device), lambda done, total: tell("pictures", done, total)
+            opened, pictures, out, template, maps, device_of(device), lambda done, total: tell("pictures", done, total)
         )
     Console().print(f"{out}: {count} pictures, average.png, pictures.csv", highlight=False, soft_wrap=True)
 
@@ -522,13 +513,13 @@ def warp_command(
         recipe = replace(recipe, rank=rank or None)
     if not augment:
         recipe = replace(recipe, stylemix=None)
-    with _bars() as tell:
+    with bars() as tell:
         warp(
             found,
             base,
             recipe,
             out,
-            _device(device),
+            device_of(device),
             seed,
             tell=lambda done, total, doing: tell("training", done, total),
         )
@@ -565,7 +556,7 @@ def warp_ui_command(
     from gengauge.benchmarks.warp_ui.opening import open_session
     from gengauge.benchmarks.warp_ui.server import serve
 
-    session = open_session(generator, edit, weights or (), truncation, _device(device))
+    session = open_session(generator, edit, weights or (), truncation, device_of(device))
 
     def ready(url: str) -> None:
         Console().print(f"{session.name} at {url} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
@@ -594,7 +585,7 @@ def prepare_command(
     if root is None:
         raise ValueError("no data folder: give --data DIR or set GENGAUGE_DATA")
     target = out or root / f"{what.value}-cut"
-    with _bars() as tell:
+    with bars() as tell:
         made = prepare(root, target, resample.value, lambda done, total: tell("pairs", done, total))
     Console().print(
         f"{target}: {made.train} training and {made.test} test pictures a side, {made.resample}",
@@ -625,14 +616,14 @@ def zoo_command(
     if make is not None:
         if name is None:
             raise ValueError(f"name the network to make: {', '.join(networks)}")
-        with _bars() as tell:
+        with bars() as tell:
 
             def tell_training(done: int, total: int, doing: str) -> None:
                 tell("training", done, total)
 
             entry = networks[name]
             entry.make(
-                make, make / "training", _device(device), entry.KIMG if kimg is None else kimg, tell=tell_training
+                make, make / "training", device_of(device), entry.KIMG if kimg is None else kimg, tell=tell_training
             )
     for shown in networks if name is None else [name]:
         table = Table("", "", title=shown, show_header=False)
@@ -665,17 +656,6 @@ def doctor_command(
         )
         group = f.group
     Console().print(table)
-
-
-def _device(name: DeviceName) -> str:
-    import torch
-
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is DeviceName.auto:
-        return next(device for device, there in found.items() if there)
-    if not found[name.value]:
-        raise ValueError(f"--device {name.value}: torch finds none here; `gengauge doctor` shows what there is")
-    return name.value
 
 
 def _scales(experiments: list[Experiment]) -> str:
@@ -726,19 +706,3 @@ def _print_plans(console: Console, plans: list[JobPlan]) -> None:
                 else f"MISSING, looked in {', '.join(need.looked_in)}; {need.remedy}"
             )
             console.print(f"  needs    {need.what}: {state}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    console = Console(stderr=True)
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(side: str, done: int, total: int) -> None:
-            if side not in tasks:
-                tasks[side] = progress.add_task(side, total=total)
-            progress.update(tasks[side], completed=done)
-
-        yield tell
