@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,28 @@ def test_folders_of_published_edits_are_trained(tmp_path: Path) -> None:
         warp(tmp_path, base, RECIPE, tmp_path / "no", distance=torch.dist)
     result = call("warp", str(tmp_path / "warped"), "--out", str(tmp_path / "no"))
     assert "does not tell its generator" in str(result.exception)
+
+
+def test_cars_are_warped_between_their_bars(tmp_path: Path) -> None:
+    base = Base("tiny", tiny())
+    ws = sample_ws(base.network, range(3), 1.0, "cpu")
+    # Of the 12 rows between the bars: row 13 would be in the lower one.
+    write_warp_folder(tmp_path / "cars", [WarpedPicture(latent, np.array([[4.0, 4, 6, 3]])) for latent in ws])
+    recipe = replace(RECIPE, crop_bars=True)
+    warp(tmp_path / "cars", base, recipe, tmp_path / "out", distance=torch.dist)
+    square = tmp_path / "square"
+    warp(tmp_path / "cars", base, RECIPE, square, distance=torch.dist)
+    (a,), (b,) = (read_edited_weights(folder / "edit.pth").values() for folder in (tmp_path / "out", square))
+    assert not torch.equal(a, b)
+    write_warp_folder(tmp_path / "low", [WarpedPicture(latent, np.array([[4.0, 4, 6, 13]])) for latent in ws])
+    with pytest.raises(ValueError, match="outside"):
+        warp(tmp_path / "low", base, recipe, tmp_path / "no", distance=torch.dist)
+
+
+def test_an_edit_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:
+    still = WarpEdit("tiny", 16, tuple(PointedPicture(seed, ((4.0, 4, 4, 4),)) for seed in range(3)))
+    with pytest.raises(ValueError, match="no point of the edit moves"):
+        warp(still, Base("tiny", tiny()), RECIPE, tmp_path, distance=torch.dist)
 
 
 def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
