@@ -4,87 +4,38 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from gengauge.benchmarks.concept_options import (
+    CodeName,
+    Device,
+    EmptyName,
+    LayoutOption,
+    MethodName,
+    Model,
+    Overwrite,
+    TrainedName,
+    TypeName,
+    WeightingName,
+    concepts_of,
+    type_of,
+    with_rare_words,
+)
 from gengauge.benchmarks.terminal import DeviceName, bars, device_of
 
 # Commands import what they need when they are called: help and errors of use come at once, not after torch.
-if TYPE_CHECKING:
-    import torch
-
-    from gengauge.benchmarks.training.concept_batches import Concept
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Teach a text-to-image model new concepts (Custom Diffusion): train, merge, compress, convert, sample, score."
-    "\n\nA model is a folder of diffusers with safetensors, of Stable Diffusion 1 or 2.",
+    "\n\nA model is a folder of diffusers with safetensors, of Stable Diffusion 1, 2 or XL.",
 )
-
-
-class TrainedName(str, Enum):
-    """What is trained."""
-
-    kv = "kv"
-    crossattn = "crossattn"
-    all = "all"
-
-
-class CodeName(str, Enum):
-    """The published code whose way is taken."""
-
-    diffusers = "diffusers"
-    compvis = "compvis"
-
-
-class WeightingName(str, Enum):
-    """The weight of a concept's loss."""
-
-    official_x4 = "official_x4"
-    mean = "mean"
-
-
-class EmptyName(str, Enum):
-    """What becomes of a mask without a cell."""
-
-    error = "error"
-    covered = "covered"
-
-
-class LayoutName(str, Enum):
-    """The layout of a delta's file."""
-
-    delta = "delta"
-    compvis = "compvis"
-    diffusers = "diffusers"
-    gengauge = "gengauge"
-
-
-class TypeName(str, Enum):
-    """The type of numbers."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-Model = Annotated[Path, typer.Argument(help="Folder of diffusers, that of Stable Diffusion 1.4 for one.")]
-Device = Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
-LayoutOption = Annotated[
-    LayoutName | None,
-    typer.Option(
-        help="delta: the published delta.bin; compvis: delta*.ckpt; diffusers: pytorch_custom_diffusion_weights; "
-        "gengauge: safetensors. By default the file's name tells."
-    ),
-]
 
 
 @app.command(
@@ -92,7 +43,8 @@ LayoutOption = Annotated[
     epilog='Example: `gengauge concept train sd-v1-4 --pictures photos/milo --category cat --class-pictures "reg/cat" '
     "--out out/milo`\n\nTwo concepts in one training: `gengauge concept train sd-v1-4 --pictures photos/milo "
     '--category cat --pictures photos/pot --category "wooden pot" --out out/both`\n\nOn two GPUs: `accelerate launch '
-    "--multi_gpu -m gengauge.benchmarks concept train ...`",
+    "--multi_gpu -m gengauge.benchmarks concept train ...`\n\nBaselines: `... --method textual_inversion --begin-as "
+    "cat`, `... --method dreambooth --class-pictures generated/cat`",
 )
 def train_command(
     model: Model,
@@ -127,23 +79,44 @@ def train_command(
     only: Annotated[
         list[str] | None, typer.Option(help="With --concepts: the name of a picture folder in it; may be repeated.")
     ] = None,
+    method: Annotated[
+        MethodName | None,
+        typer.Option(
+            help="Whose settings are taken. textual_inversion: new tokens alone, 5000 steps, best with `--begin-as` a "
+            "word for the object; dreambooth: the whole U-Net, with --rare-word in the place of a new token. By "
+            "default custom_diffusion, and textual_inversion with `--trained tokens`."
+        ),
+    ] = None,
+    rare_word: Annotated[
+        list[str] | None,
+        typer.Option(help="With dreambooth: the known word that stands for a concept, once a concept; sks by default."),
+    ] = None,
     trained: Annotated[
-        TrainedName, typer.Option(help="kv: keys and values; crossattn: all of cross-attention; all: the U-Net.")
-    ] = TrainedName.kv,
+        TrainedName | None,
+        typer.Option(
+            help="Beside new tokens. kv: keys and values; crossattn: all of cross-attention; all: the U-Net; tokens: "
+            "nothing. By default the method's."
+        ),
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps; by default as published.")] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures of concepts a step, in all processes; by default as published.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate, for the whole batch; 8e-5 by default.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate, for the whole batch; the method's by default.")
+    ] = None,
     composition: Annotated[
         CodeName,
         typer.Option(help="diffusers: as many class pictures behind a batch; compvis: both kinds mixed by chance."),
     ] = CodeName.diffusers,
     weighting: Annotated[
-        WeightingName, typer.Option(help="official_x4: a sum over channels, as published; mean: a mean.")
-    ] = WeightingName.official_x4,
+        WeightingName | None,
+        typer.Option(help="official_x4: a sum over channels, as published, by default; mean: a mean, as baselines."),
+    ] = None,
     size: Annotated[int | None, typer.Option(min=8, help="Pictures' side in px; by default the model's.")] = None,
-    augment: Annotated[bool, typer.Option(help="Resize the concept's pictures at random.")] = True,
+    augment: Annotated[
+        bool | None, typer.Option(help="Resize the concept's pictures at random; by default Custom Diffusion alone.")
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")] = False,
     centre_crop: Annotated[
         bool, typer.Option("--centre-crop", help="Take the middle of class pictures; each is then encoded once.")
@@ -171,23 +144,32 @@ def train_command(
     from dataclasses import replace
 
     from gengauge.benchmarks.concept_files import check_writable
-    from gengauge.benchmarks.concepts import DELTA, open_model, recipe_for, train
+    from gengauge.benchmarks.concept_models import open_model
+    from gengauge.benchmarks.concepts import DELTA, recipe_for, train
     from gengauge.benchmarks.training.concept_batches import Intake
     from gengauge.benchmarks.training.processes import join
     from gengauge.reference.custom_diffusion.tokens import RARE_WORDS
 
     check_writable(out)
-    found = _concepts(
+    found = concepts_of(
         pictures or [], category or [], token, no_token, class_pictures or [], class_prompt or [], style, concepts, only
     )
+    if method is None:
+        method = MethodName.textual_inversion if trained is TrainedName.tokens else MethodName.custom_diffusion
+    if method is MethodName.dreambooth:
+        found = with_rare_words(found, rare_word or ())
+    elif rare_word:
+        raise ValueError("--rare-word is for --method dreambooth; others have new tokens")
     pipeline = open_model(model)
     side = size or int(pipeline.unet.config.sample_size) * int(pipeline.vae_scale_factor)
-    intake = Intake(side, composition.value, augment, flip, centre_crop, empty_masks.value)
+    resized = method is MethodName.custom_diffusion if augment is None else augment
+    intake = Intake(
+        side, composition.value, resized, flip, centre_crop, empty_masks.value, int(pipeline.vae_scale_factor)
+    )
     asked: dict[str, Any] = {"iterations": iterations, "batch": batch, "lr": rate}
+    asked |= {"trained": trained and trained.value, "weighting": weighting and weighting.value}
     recipe = replace(
-        recipe_for(found, intake),
-        trained=trained.value,
-        weighting=weighting.value,
+        recipe_for(found, intake, method.value),
         bfloat16=bf16,
         **{key: value for key, value in asked.items() if value is not None},
     )
@@ -234,8 +216,9 @@ def merge_command(
     device: Device = DeviceName.auto,
 ) -> None:
     """Put concepts that were learnt one by one into one model, without training."""
-    from gengauge.benchmarks.concept_files import check_new, read_captions
+    from gengauge.benchmarks.concept_files import check_new
     from gengauge.benchmarks.concepts import merge
+    from gengauge.datasets.concept_sets_files import read_captions
 
     check_new(out, overwrite)
     report = merge(
@@ -282,7 +265,7 @@ def compress_command(
         ratio=ratio,
         rank=rank,
         layout=None if layout is None else layout.value,
-        dtype=_type(dtype),
+        dtype=type_of(dtype),
     )
     _say(f"{out}: {after:,} numbers of {before:,}, {out.stat().st_size:,} bytes")
 
@@ -318,7 +301,7 @@ def convert_command(
         dense=dense,
         tokens=token,
         layers=layers,
-        dtype=_type(dtype),
+        dtype=type_of(dtype),
     )
     _say(f"{out}: {len(found.names)} weights, tokens {', '.join(found.tokens) or 'none'}")
 
@@ -356,9 +339,10 @@ def sample_command(
 
     Stopped at any moment, the same command goes on.
     """
-    from gengauge.benchmarks.concept_files import check_writable, filled, read_prompts
+    from gengauge.benchmarks.concept_files import check_writable, read_prompts
+    from gengauge.benchmarks.concept_models import open_model
     from gengauge.benchmarks.concept_samples import Sampling, sample
-    from gengauge.benchmarks.concepts import open_model
+    from gengauge.datasets.concept_sets_files import filled
     from gengauge.datasets.delta_files import read_delta
 
     if (prompt is None) == (prompts is None):
@@ -367,7 +351,7 @@ def sample_command(
     texts = read_prompts(prompts, fill or ()) if prompts else [filled(each, fill or ()) for each in prompt or ()]
     how = Sampling(steps, guidance, eta, seed, size)
     change = None if delta is None else read_delta(delta)
-    pipeline = open_model(model, _type(dtype))
+    pipeline = open_model(model, type_of(dtype))
     with bars() as tell:
         made = sample(
             pipeline,
@@ -431,54 +415,6 @@ def score_command(
         bounds = f"{each.low:.5g} to {each.high:.5g}, {each.interval}" if each.low is not None else ""
         table.add_row(each.name, "" if each.value is None else f"{each.value:.5g}", bounds, each.note)
     Console().print(table)
-
-
-def _concepts(
-    pictures: list[Path],
-    category: list[str],
-    token: list[str] | None,
-    no_token: bool,
-    class_pictures: list[Path],
-    class_prompt: list[str],
-    style: bool,
-    listed: Path | None,
-    only: list[str] | None,
-) -> list[Concept]:
-    from gengauge.benchmarks.concept_files import read_concept, read_concepts_list
-
-    if (listed is None) == (not pictures):
-        raise ValueError("give concepts by --pictures and --category, or a list of them by --concepts")
-    if listed is not None:
-        if category or token or no_token or class_pictures or class_prompt or style:
-            raise ValueError("with --concepts the list tells all of the concepts; choose of it by --only")
-        return read_concepts_list(listed, only or ())
-    count = len(pictures)
-    if no_token and token:
-        raise ValueError("--token and --no-token do not go together")
-    tokens: list[str | None] = [None] * count if no_token else [*(token or [f"<new{i + 1}>" for i in range(count)])]
-    for option, given in (("--category", category), ("--token", tokens)):
-        if len(given) != count:
-            raise ValueError(f"{count} times --pictures and {len(given)} times {option}: give both once a concept")
-    for option, some in (("--class-pictures", class_pictures), ("--class-prompt", class_prompt)):
-        if len(some) not in (0, count):
-            raise ValueError(f"{count} times --pictures and {len(some)} times {option}: give both once a concept")
-    return [
-        read_concept(
-            pictures[i],
-            category[i],
-            tokens[i],
-            style=style,
-            class_folder=class_pictures[i] if class_pictures else None,
-            class_prompt=class_prompt[i] if class_prompt else None,
-        )
-        for i in range(count)
-    ]
-
-
-def _type(name: TypeName) -> torch.dtype:
-    import torch
-
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name.value]
 
 
 def _say(text: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gengauge.benchmarks.concept_files import check_writable, read_json
+from gengauge.benchmarks.concept_files import check_writable
 from gengauge.benchmarks.core.statistics import t_interval
-from gengauge.benchmarks.custom_pipeline import apply_to_pipeline
+from gengauge.benchmarks.custom_pipeline import apply_to_pipeline, text_parts
 from gengauge.benchmarks.evaluate import Score, evaluate
 from gengauge.benchmarks.features.clip import Encoder, picture_features, text_features
 from gengauge.benchmarks.features.networks import FeatureNetwork
@@ -27,6 +27,7 @@ from gengauge.benchmarks.metrics.alignment import (
 )
 from gengauge.benchmarks.pictures import write_png
 from gengauge.benchmarks.training.loop import step_seed
+from gengauge.datasets.concept_sets_files import read_json
 from gengauge.datasets.deltas import Delta
 from gengauge.datasets.folder import list_pictures
 from gengauge.datasets.saving import write_text
@@ -140,7 +141,7 @@ def _begin(out: Path, texts: Mapping[str, str], settings: Mapping[str, Any]) -> 
 
 def _digest(pipeline: Any) -> str:
     """A name of what is sampled: sums of all weights, which a change of any shows."""
-    parts = (pipeline.unet, pipeline.text_encoder, pipeline.vae)
+    parts = (pipeline.unet, *text_parts(pipeline)[0], pipeline.vae)
     sums = [float(tensor.detach().cpu().double().sum()) for part in parts for tensor in part.parameters()]
     return f"{len(sums)} {sum(sums):.10g} {sum(i * each for i, each in enumerate(sums)):.10g}"
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gengauge.datasets.deltas import Delta, check_fits, samples, whole
 from gengauge.reference.custom_diffusion.compress import compress
+from gengauge.reference.custom_diffusion.conditioning import features
 from gengauge.reference.custom_diffusion.merge import (
     MergeReport,
     Variant,
@@ -26,7 +27,7 @@ from gengauge.reference.custom_diffusion.merge import (
     target_prompts,
     text_features,
 )
-from gengauge.reference.custom_diffusion.tokens import add_rows, add_words, renamed_for, table
+from gengauge.reference.custom_diffusion.tokens import OLD_END, add_rows, add_words, pool_at_end, renamed_for, table
 
 Parts = Any  # a text encoder or tokenizer, or a list of them
 ENCODERS = ("text_encoder", "text_encoder_2")
@@ -48,10 +49,14 @@ class Applied:
 
 def apply_to_pipeline(pipeline: Any, delta: Delta, *, strength: float = 1.0, any_base: bool = False) -> Applied:
     """`apply_delta` to a StableDiffusionPipeline, or one of XL, with all text encoders that it has."""
+    return apply_delta(pipeline.unet, *text_parts(pipeline), delta, strength=strength, any_base=any_base)
+
+
+def text_parts(pipeline: Any) -> tuple[list[Any], list[Any]]:
+    """The text encoders of a pipeline and their tokenizers: one of each, or two of XL."""
     names = [name for name in ENCODERS if getattr(pipeline, name, None) is not None]
-    encoders = [getattr(pipeline, name) for name in names]
     tokenizers = [getattr(pipeline, name.replace("text_encoder", "tokenizer")) for name in names]
-    return apply_delta(pipeline.unet, encoders, tokenizers, delta, strength=strength, any_base=any_base)
+    return [getattr(pipeline, name) for name in names], tokenizers
 
 
 def apply_delta(
@@ -73,9 +78,7 @@ def apply_delta(
     the tokenizer has; for weights that are quantised or not in memory; and where nothing changed, as by a delta that is
     there already.
     """
-    encoders, tokenizers = (
-        list(each) if isinstance(each, list | tuple) else [each] for each in (text_encoder, tokenizer)
-    )
+    encoders, tokenizers = _list(text_encoder), _list(tokenizer)
     if not math.isfinite(strength):
         raise ValueError(f"the strength is {strength}; it is a number: 0 for no change, 1 for the delta's own")
     state = dict(unet.named_parameters())
@@ -123,8 +126,8 @@ def compress_delta(
 
 def merge_deltas(
     unet: nn.Module,
-    text_encoder: nn.Module,
-    tokenizer: Any,
+    text_encoder: Parts,
+    tokenizer: Parts,
     deltas: Sequence[Delta],
     categories: Sequence[str],
     captions: Sequence[str],
@@ -136,9 +139,10 @@ def merge_deltas(
 
     `categories` are what the concepts are ("cat"), `captions` common ones, of which the published code takes 200 and
     the paper about 1000. Tokens are called <new1>, <new2>, ... in the deltas' order, of each delta the first. The
-    models are the pretrained ones; they are as before when this returns.
+    models are the pretrained ones; they are as before when this returns. Features of SDXL's two text encoders stand
+    side by side, as its keys and values get them; they end where the first tokenizer's ids do.
 
-    Raises ValueError for deltas of another model or of several text encoders, and as `merge` does.
+    Raises ValueError for deltas of another model or with text encoders of their own, and as `merge` does.
     """
     base = {name: parameter.detach() for name, parameter in unet.named_parameters()}
     if len(deltas) != len(categories) or len(deltas) < 2:
@@ -152,20 +156,41 @@ def merge_deltas(
     tokens = in_order([delta.tokens for delta in deltas])
     added = apply_delta(unet, text_encoder, tokenizer, Delta(tokens=tokens))
     try:
-        device = table(text_encoder).weight.device
+        encoders, tokenizers = _list(text_encoder), _list(tokenizer)
+        device = table(encoders[0]).weight.device
 
-        def features(texts: Sequence[str]) -> Tensor:
-            ids = [tokenizer(text, truncation=True)["input_ids"] for text in texts]
-            return text_features(lambda each: text_encoder(each.to(device))[0], ids, texts, tokenizer.eos_token_id)
+        def rows(texts: Sequence[str]) -> Tensor:
+            ids = [tokenizers[0](text, truncation=True)["input_ids"] for text in texts]
+            # The second tokenizer of SDXL cuts "!" otherwise, which fills up its captions.
+            others = [
+                {tuple(own): _of_length(words, text, len(own)) for own, text in zip(ids, texts, strict=True)}
+                for words in tokenizers[1:]
+            ]
+
+            def encode(own: Tensor) -> Tensor:
+                found = [torch.tensor([other[tuple(each)] for each in own.tolist()]) for other in others]
+                return features(encoders, [each.to(device) for each in (own, *found)])[0]
+
+            return text_features(encode, ids, texts, tokenizers[0].eos_token_id)
 
         prompts = [target_prompts(category, token, variant) for category, token in zip(categories, tokens, strict=True)]
-        targets = distinct([features(each) for each in prompts])
+        targets = distinct([rows(each) for each in prompts])
         tuned = [whole(delta, base).weights for delta in deltas]
-        merged, report = merge(base, tuned, features(captions), targets, ridge)
+        merged, report = merge(base, tuned, rows(captions), targets, ridge)
     finally:
         added.undo()
     weights = {name: weight.float().cpu() for name, weight in merged.items()}
     return Delta(weights, tokens, base=samples(base, weights)), report
+
+
+def _list(parts: Parts) -> list[Any]:
+    return list(parts) if isinstance(parts, list | tuple) else [parts]
+
+
+def _of_length(tokenizer: Any, text: str, length: int) -> list[int]:
+    """A caption's ids, filled up or cut; what a causal encoder makes of those before does not change."""
+    ids = [int(each) for each in tokenizer(text, truncation=True)["input_ids"]]
+    return [*ids, *[int(tokenizer.pad_token_id)] * (length - len(ids))][:length]
 
 
 def _check_weights(state: Mapping[str, Tensor]) -> None:
@@ -195,15 +220,19 @@ def _add_tokens(
     embedding = table(encoder)
     weight, config = embedding.weight, getattr(encoder, "config", None)
     size = getattr(config, "vocab_size", None)
+    pooling: list[nn.Module] = []
 
     def undo() -> None:
         tokenizer.__dict__.clear()
         tokenizer.__dict__.update(before)
         embedding.weight, embedding.num_embeddings = weight, len(weight)
+        for module in pooling:
+            module.eos_token_id = OLD_END  # type: ignore[assignment]
         if config is not None:
             config.vocab_size = size
 
     done.append(undo)
+    pooling += pool_at_end(encoder, tokenizer.eos_token_id)
     ids = dict(zip(delta.tokens, add_words(tokenizer, list(delta.tokens)), strict=True))
     # A table may have rows to spare; those that it lacks begin as its first. Either way the old one stays as it was.
     if (lacking := max(ids.values()) + 1 - len(weight)) > 0:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gengauge.benchmarks.training.concept_captions import Captions, Sizes
 from gengauge.benchmarks.training.loop import step_seed
 from gengauge.datasets.folder import read_picture
 from gengauge.datasets.subsets import epoch_orders
@@ -24,14 +25,16 @@ from gengauge.reference.custom_diffusion.augment import (
     Empty,
     Resize,
     augment,
+    class_corner,
     class_picture,
     draw_resize,
+    shown_from,
 )
 from gengauge.reference.custom_diffusion.models import Models, moments_of
 from gengauge.reference.custom_diffusion.training import Recipe, joined
 
 Composition = Literal["diffusers", "compvis"]
-LEAST_SIDE = {"error": 24, "covered": 16}  # px: the smallest picture that has a cell in its mask wherever it lies
+LEAST_CELLS = {"error": 3, "covered": 2}  # of the smallest picture that has a cell in its mask wherever it lies
 KEPT_BYTES = 2**29  # of concepts' decoded pictures
 DRAWS = 2**31  # the number of no process: draws of pictures have seeds of their own
 
@@ -55,7 +58,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Intake:
-    """How pictures become batches of `size` px, a multiple of 8.
+    """How pictures become batches of `size` px, a multiple of 8; the autoencoder's cells are `cell` px wide.
 
     `composition` `diffusers`: so many pictures of concepts, and with a prior as many of classes behind them;
     `compvis`: an equal part of the batch for each concept, in which both kinds are mixed by chance, about one to one.
@@ -71,20 +74,22 @@ class Intake:
     flip: bool = False
     centre_crop: bool = False
     empty: Empty = "error"
+    cell: int = CELL
 
     def __post_init__(self) -> None:
         if self.composition not in get_args(Composition) or self.empty not in get_args(Empty):
             raise ValueError(
                 f"compositions are {' or '.join(get_args(Composition))}, empty masks {' or '.join(get_args(Empty))}"
             )
-        if self.size < CELL or self.size % CELL:
-            raise ValueError(f"a training size is a multiple of {CELL} px, not {self.size}")
+        if self.cell < 1 or self.size < CELL or self.size % CELL or self.size % self.cell:
+            raise ValueError(f"a training size is a multiple of {CELL} px and of the cell's, not {self.size}")
         smallest = self.size // 3 + self.size // 3 % 2
-        if self.augment and smallest < LEAST_SIDE[self.empty]:
+        least = {empty: cells * self.cell for empty, cells in LEAST_CELLS.items()}
+        if self.augment and smallest < least[self.empty]:
             raise ValueError(
                 f"at {self.size} px a picture is made as small as {smallest} px, too small for a mask: train at "
-                f"{3 * LEAST_SIDE[self.empty]} px or more, without augmentation, or with empty masks 'covered' at "
-                f"{3 * LEAST_SIDE['covered']} px or more"
+                f"{3 * least[self.empty]} px or more, without augmentation, or with empty masks 'covered' at "
+                f"{3 * least['covered']} px or more"
             )
 
     @property
@@ -105,21 +110,22 @@ class _Item:
 class _Prepared:
     """A picture (3, R, R), None where its posterior is known by `key`, with its mask (R / 8, R / 8) and caption.
 
-    Without a key the picture comes once only.
+    Without a key the picture comes once only. `sizes` are what SDXL is told of it.
     """
 
     key: Hashable | None
     picture: Tensor | None
     mask: Tensor
     caption: str
+    sizes: Sizes
 
 
 class ConceptBatches:
     """Batches of concepts: posteriors with masks, and captions, as `Training.step` takes them.
 
     What a batch holds depends on the seed and its number alone, to the last bit, so that a training that resumes has
-    the losses that it would have had. The autoencoder sees a picture that chance leaves as it is once; with no token to
-    learn the text encoder sees a caption once. The next batch's pictures are read ahead.
+    the losses that it would have had. The autoencoder sees a picture that chance leaves as it is once; captions become
+    labels by `Captions`. The next batch's pictures are read ahead.
     """
 
     def __init__(
@@ -137,28 +143,30 @@ class ConceptBatches:
     ) -> None:
         """`models` have an autoencoder and a text encoder; `tokens` are the ids of those that learn, none for none.
 
-        Reads all pictures. Raises ValueError naming a picture that is damaged or whose caption lacks the token, and
-        where concepts, recipe and composition do not go together.
+        `tokenizer` is a list of both for SDXL. Reads all pictures. Raises ValueError naming a picture that is damaged
+        or whose caption lacks the token, where concepts, recipe and composition do not go together, and for the
+        composition compvis with SDXL, whose code has no such model.
         """
         check_composition(concepts, intake, recipe, processes)
         self.concepts, self.intake, self.recipe, self.models = list(concepts), intake, recipe, models
-        self.tokenizer, self.tokens, self.seed, self.device = tokenizer, dict(tokens), seed, torch.device(device)
+        self.tokens, self.seed, self.device = dict(tokens), seed, torch.device(device)
         self.process, self.processes = process, processes
         self.parts = 1 if recipe.prior_weight is None else 2
         if intake.composition == "compvis":
             self.parts = len(concepts)
-        self.length = min(int(tokenizer.model_max_length), models.text_encoder.config.max_position_embeddings)
+        self.captions = Captions(models, tokenizer, tokens, self.device, recipe.bfloat16)
+        if intake.composition == "compvis" and models.text_encoder_2 is not None:
+            raise ValueError("the compvis code has no model of two text encoders: take the composition diffusers")
         self._check_captions()
         self._decoded: dict[Path, Image.Image] = {}
-        self._square: dict[Path, bool] = {}
+        self._sizes: dict[Path, tuple[int, int]] = {}  # (width, height)
         self._look_at_pictures()
-        for network in (models.vae, models.text_encoder):
+        for network in (models.vae, *models.text_encoders.values()):
             network.to(self.device).requires_grad_(False).eval()
         self._posteriors: dict[Hashable, Tensor] = {}
-        self._features: dict[str, Tensor] = {}
 
     def start(self, iteration: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """(posteriors with masks (N, 2 C + 1, h, w), captions' ids (N, L) or features (N, L, D)), without end."""
+        """(posteriors with masks (N, 2 C + 1, h, w), labels as of `Captions.labels`), without end."""
         items = islice(self._batches(), iteration, None)
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._prepare, items, iteration)
@@ -167,7 +175,8 @@ class ConceptBatches:
                 iteration += 1
                 ahead = pool.submit(self._prepare, items, iteration)
                 masks = torch.stack([each.mask for each in prepared]).unsqueeze(1)
-                yield joined(self._moments(prepared), masks.to(self.device)), self._text(prepared)
+                labels = self.captions.labels([each.caption for each in prepared], [each.sizes for each in prepared])
+                yield joined(self._moments(prepared), masks.to(self.device)), labels
 
     # -- which pictures come when --------------------------------------------------------------------------------------
 
@@ -226,21 +235,28 @@ class ConceptBatches:
             return draw_resize(intake.size, generator, intake.mirrors), None
         flip = intake.mirrors and bool(torch.randint(2, (), generator=generator) == 1)
         top, left = torch.rand(2, generator=generator).tolist()
-        whole = intake.centre_crop or intake.composition == "compvis" or self._square[item.captioned.path]
+        whole = intake.centre_crop or intake.composition == "compvis" or self._square(item.captioned.path)
         return Resize(intake.size, flip=flip), None if whole or not item.of_class else (top, left)
 
     def _made(self, item: _Item, resize: Resize, corner: tuple[float, float] | None) -> _Prepared:
         size, path, caption = self.intake.size, item.captioned.path, item.captioned.caption
         whole = corner is None and SMALL * size <= resize.even_scale <= size
         key = (path, item.of_class, resize.flip) if whole else None
-        mask = torch.ones(size // CELL, size // CELL)
+        mask = torch.ones(size // self.intake.cell, size // self.intake.cell)
+        width, height = self._sizes[path]
+        cut_class = item.of_class and self.intake.composition == "diffusers"
+        cut = class_corner((width, height), size, corner) if cut_class else shown_from(resize, size)
+        sizes = (height, width, *cut, size, size)
         if key in self._posteriors:
-            return _Prepared(key, None, mask, caption)
+            return _Prepared(key, None, mask, caption, sizes)
         picture = self._decoded.get(path) or _picture(path)
-        if item.of_class and self.intake.composition == "diffusers":
-            return _Prepared(key, class_picture(picture, size, corner, resize.flip), mask, caption)
-        made = augment(picture, caption, size, resize, self.intake.composition, self.intake.empty)
-        return _Prepared(key, made.picture, made.mask, made.caption)
+        if cut_class:
+            return _Prepared(key, class_picture(picture, size, corner, resize.flip), mask, caption, sizes)
+        made = augment(*(picture, caption, size, resize, self.intake.composition, self.intake.empty, self.intake.cell))
+        return _Prepared(key, made.picture, made.mask, made.caption, sizes)
+
+    def _square(self, path: Path) -> bool:
+        return self._sizes[path][0] == self._sizes[path][1]
 
     def _moments(self, prepared: Sequence[_Prepared]) -> Tensor:
         """Posteriors (N, 2 C, h, w). Those that are kept are made one by one: their bits tell nothing of a batch."""
@@ -255,23 +271,6 @@ class ConceptBatches:
     def _encode(self, pictures: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
             return moments_of(self.models.vae, pictures.to(self.device)).float()
-
-    @torch.no_grad()
-    def _text(self, prepared: Sequence[_Prepared]) -> Tensor:
-        captions = [each.caption for each in prepared]
-        if self.tokens:
-            return self._ids(captions).to(self.device)
-        for caption in captions:
-            if caption not in self._features:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-                    found = self.models.text_encoder(self._ids([caption]).to(self.device))[0][0]
-                self._features[caption] = found.float()
-        return torch.stack([self._features[caption] for caption in captions])
-
-    def _ids(self, captions: Sequence[str]) -> Tensor:
-        return self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).input_ids
 
     # -- checks --------------------------------------------------------------------------------------------------------
 
@@ -293,13 +292,10 @@ class ConceptBatches:
                         "would learn nothing from the picture"
                     )
             captions = list(dict.fromkeys(each.caption for each in concept.pictures))
-            ids = self._ids([word + caption for caption in captions for word in words])
-            held = (ids == self.tokens[concept.token]).any(1)
-            if not bool(held.all()):
-                caption = captions[int((~held).nonzero()[0]) // len(words)]
+            if (caption := self.captions.lost(concept.token, captions, words)) is not None:
                 raise ValueError(
                     f"the token {concept.token} is lost from the caption {caption!r}: it stands beyond the "
-                    f"{self.length} tokens that the text encoder takes, or within another word"
+                    f"{self.captions.length} tokens that the text encoder takes, or within another word"
                 )
 
     def _look_at_pictures(self) -> None:
@@ -311,7 +307,7 @@ class ConceptBatches:
             for start in range(0, len(paths), 16):
                 part = paths[start : start + 16]
                 for path, picture in zip(part, pool.map(_picture, part), strict=True):
-                    self._square[path] = picture.width == picture.height
+                    self._sizes[path] = picture.size
                     held += 3 * picture.width * picture.height
                     if path in own and held <= KEPT_BYTES:
                         self._decoded[path] = picture

@@ -11,17 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from gengauge.benchmarks.training.concept_batches import Concept, ConceptBatches, Intake, check_composition
+from gengauge.benchmarks.training.concept_captions import tokenizers_of
 from gengauge.benchmarks.training.eight_bit import eight_bit_adam
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Tell, Trainable, Trained, train
 from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.deltas import Delta, check_token, samples
 from gengauge.reference.custom_diffusion.attention import trained_names
-from gengauge.reference.custom_diffusion.augment import CELL
 from gengauge.reference.custom_diffusion.models import Models
-from gengauge.reference.custom_diffusion.tokens import RARE_WORDS, add_modifier_tokens
+from gengauge.reference.custom_diffusion.tokens import RARE_WORDS, add_modifier_tokens, table
 from gengauge.reference.custom_diffusion.training import Recipe, Training
-
-END_OF_WORD = "</w>"  # as CLIP's vocabularies mark it
 
 
 def train_concepts(
@@ -46,10 +44,10 @@ def train_concepts(
 ) -> tuple[Delta, Trained]:
     """Trains concepts, one or several together, to the end of the recipe's iterations, with states in `work`.
 
-    `models` and `tokenizer` are changed in place. New tokens begin as the words `begin_as`. `checkpointing` computes
-    the U-Net's activations twice instead of keeping them; `eight_bit` is bitsandbytes' AdamW. What was learnt, on the
-    CPU, and what `train` tells. Raises what `train`, `ConceptBatches` and `add_modifier_tokens` raise, and ValueError
-    for tokens that are no names or come twice, before anything is changed.
+    `models` and `tokenizer`, of SDXL a list of both, are changed in place. New tokens begin as the words `begin_as`.
+    `checkpointing` computes the U-Net's activations twice instead of keeping them; `eight_bit` is bitsandbytes' AdamW.
+    What was learnt, on the CPU, and what `train` tells. Raises what `train`, `ConceptBatches` and
+    `add_modifier_tokens` raise, and ValueError for tokens that are no names or come twice, before anything is changed.
     """
     group, intake = processes or Processes(), intake or Intake()
     tokens = [concept.token for concept in concepts if concept.token is not None]
@@ -57,24 +55,27 @@ def train_concepts(
         check_token(token)
         if tokens.count(token) > 1:
             raise ValueError(f"two concepts have the token {token}: give each its own")
-        if f"{token}{END_OF_WORD}" in tokenizer.get_vocab():
-            raise ValueError(
-                f"the vocabulary already has {token!r} as a word: a modifier token needs a name of its own"
-            )
+    if recipe.trained == "tokens" and not tokens:
+        raise ValueError("no concept has a token, and the recipe trains nothing else: give one, or train weights")
     check_composition(concepts, intake, recipe, group.count)
-    if 2 ** (len(models.vae.config.block_out_channels) - 1) != CELL:
-        raise ValueError(f"masks are for autoencoders whose cells are {CELL} px wide, which this model's is not")
+    cell = 2 ** (len(models.vae.config.block_out_channels) - 1)
+    if cell != intake.cell:
+        raise ValueError(f"this model's autoencoder has cells of {cell} px, and masks were asked for {intake.cell} px")
     ids: list[int] = []
     if tokens:
-        ids = add_modifier_tokens(tokenizer, models.text_encoder, tokens, begin_as, intake.composition)
+        encoders = list(models.text_encoders.values())
+        ids = add_modifier_tokens(tokenizers_of(tokenizer), encoders, tokens, begin_as, intake.composition)
     batches = ConceptBatches(
         *(concepts, intake, recipe, models, tokenizer, dict(zip(tokens, ids, strict=True)), seed, device),
         process=group.index,
         processes=group.count,
     )
     state = {name: parameter.detach() for name, parameter in models.unet.named_parameters()}
-    base = samples(state, trained_names(state, recipe.trained))
-    trained = replace(models, vae=None, text_encoder=models.text_encoder if ids else None)
+    # Without a trained weight, samples of keys and values tell which model a token is for.
+    base = samples(state, trained_names(state, "kv" if recipe.trained == "tokens" else recipe.trained))
+    trained = replace(models, vae=None)
+    if not ids and models.text_encoder_2 is None:
+        trained = replace(trained, text_encoder=None)  # its features are kept
     if checkpointing:
         models.unet.enable_gradient_checkpointing()
     made: list[Training] = []
@@ -109,7 +110,10 @@ def train_concepts(
         code=code,
     )
     unet, rows = made[0].delta()
-    vectors = {} if rows is None else {token: (row.cpu(),) for token, row in zip(tokens, rows, strict=True)}
+    vectors = {}
+    if rows is not None:
+        widths = [len(table(encoder).weight[0]) for encoder in models.text_encoders.values()]
+        vectors = {token: row.cpu().split(widths) for token, row in zip(tokens, rows, strict=True)}
     return Delta({name: weight.cpu() for name, weight in unet.items()}, vectors, base=base), found
 
 

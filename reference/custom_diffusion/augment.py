@@ -17,7 +17,7 @@ from torch import Tensor
 
 Variant = Literal["diffusers", "compvis"]
 Empty = Literal["error", "covered"]
-CELL = 8  # px of a latent's cell
+CELL = 8  # px of a latent's cell, of Stable Diffusion's autoencoders
 SMALL, ENLARGED = 0.6, (1.2, 1.4)
 FAR_WORDS, NEAR_WORDS = ("a far away ", "very small "), ("zoomed in ", "close up ")
 _FILTERS = {"diffusers": Image.Resampling.BILINEAR, "compvis": Image.Resampling.BICUBIC}
@@ -44,7 +44,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class Augmented:
-    """A picture (3, R, R) float32 in [-1, 1], its mask (R / 8, R / 8) float32 of 0 and 1, and its caption."""
+    """A picture (3, R, R) float32 in [-1, 1], its mask (R / cell, R / cell) float32 of 0 and 1, and its caption."""
 
     picture: Tensor
     mask: Tensor
@@ -78,38 +78,47 @@ def template(concept: str, style: bool = False) -> str:
 
 
 def augment(
-    picture: Image.Image, caption: str, size: int, draws: Resize, variant: Variant = "diffusers", empty: Empty = "error"
+    picture: Image.Image,
+    caption: str,
+    size: int,
+    draws: Resize,
+    variant: Variant = "diffusers",
+    empty: Empty = "error",
+    cell: int = CELL,
 ) -> Augmented:
     """A picture resized as drawn; `Resize(size)` leaves it whole, which is training without augmentation.
 
-    The mask of a small picture leaves out the cells at its rim, and at training sizes below 72 px it may hold none:
-    such a mask is refused, or with `covered` holds the cells that the picture covers wholly. Raises ValueError for
-    that, for draws that do not fit the size, another variant and a size that is no multiple of 8.
+    The mask has cells of `cell` px, as the autoencoder's latents have. That of a small picture leaves out the cells at
+    its rim, and at training sizes below nine cells it may hold none: such a mask is refused, or with `covered` holds
+    the cells that the picture covers wholly. Raises ValueError for that, for draws that do not fit the size, another
+    variant and a size that is no multiple of 8 and of the cell.
     """
     _check_size(size)
+    if cell < 1 or size % cell:
+        raise ValueError(f"{size} px are no whole number of cells of {cell} px")
     if variant not in get_args(Variant) or empty not in get_args(Empty):
         raise ValueError(f"variants are {', '.join(get_args(Variant))}, empty masks {', '.join(get_args(Empty))}")
     scale = draws.even_scale
     small, large = scale < SMALL * size, scale > size
     picture = _prepared(picture, draws.flip, square=variant == "compvis")
+    cells = size // cell
     if not small and not large:
-        return Augmented(_resized(picture, size, variant), torch.ones(size // CELL, size // CELL), caption)
+        return Augmented(_resized(picture, size, variant), torch.ones(cells, cells), caption)
     rows, columns = _place(draws, size)
     caption = _words(draws, FAR_WORDS if small else NEAR_WORDS) + caption
     resized = _resized(picture, scale, variant)
     if large:
-        mask = torch.ones(size // CELL, size // CELL)
-        return Augmented(resized[:, rows, columns].contiguous(), mask, caption)
+        return Augmented(resized[:, rows, columns].contiguous(), torch.ones(cells, cells), caption)
     canvas = torch.zeros(3, size, size)
     canvas[:, rows, columns] = resized
-    mask = torch.zeros(size // CELL, size // CELL)
-    mask[_inner(rows), _inner(columns)] = 1
+    mask = torch.zeros(cells, cells)
+    mask[_inner(rows, cell), _inner(columns, cell)] = 1
     if empty == "covered" and not mask.any():
-        mask[_covered(rows), _covered(columns)] = 1
+        mask[_covered(rows, cell), _covered(columns, cell)] = 1
     if not mask.any():
         raise ValueError(
             f"a picture of {scale} px at {size} px covers no cell that its mask may hold, so it would have no loss: "
-            "train at 72 px or more, draw again, or let empty masks be 'covered'"
+            f"train at {9 * cell} px or more, draw again, or let empty masks be 'covered'"
         )
     return Augmented(canvas, mask, caption)
 
@@ -124,17 +133,37 @@ def class_picture(
     """
     _check_size(size)
     picture = _prepared(picture, flip, square=False)
-    shorter = min(picture.size)
-    width, height = (size if side == shorter else int(size * side / shorter) for side in picture.size)
+    top, left = class_corner(picture.size, size, corner)
+    resized = picture.resize(_covering(picture.size, size), _FILTERS["diffusers"])
+    return _tensor(resized.crop((left, top, left + size, top + size)))
+
+
+def class_corner(picture: tuple[int, int], size: int, corner: tuple[float, float] | None = None) -> tuple[int, int]:
+    """Top and left in px of the square that `class_picture` cuts of a resized picture of (width, height); raises so."""
+    width, height = _covering(picture, size)
     free = height - size, width - size
     if corner is None:
         top, left = (round(rest / 2) for rest in free)
-    else:
-        if not all(0 <= share < 1 for share in corner):
-            raise ValueError(f"a square's corner is given by shares in [0, 1), not {corner}")
-        top, left = (int(share * (rest + 1)) for share, rest in zip(corner, free, strict=True))
-    resized = picture.resize((width, height), _FILTERS["diffusers"])
-    return _tensor(resized.crop((left, top, left + size, top + size)))
+        return top, left
+    if not all(0 <= share < 1 for share in corner):
+        raise ValueError(f"a square's corner is given by shares in [0, 1), not {corner}")
+    top, left = (int(share * (rest + 1)) for share, rest in zip(corner, free, strict=True))
+    return top, left
+
+
+def shown_from(draws: Resize, size: int) -> tuple[int, int]:
+    """Top and left in px of what `augment` shows of a picture that it resizes; 0 for one that is shown whole."""
+    if draws.even_scale <= size:
+        return 0, 0
+    rows, columns = _place(draws, size)
+    return rows.start, columns.start
+
+
+def _covering(picture: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height of a picture whose shorter side is resized."""
+    shorter = min(picture)
+    width, height = (size if side == shorter else int(size * side / shorter) for side in picture)
+    return width, height
 
 
 def _check_size(size: int) -> None:
@@ -165,14 +194,14 @@ def _words(draws: Resize, phrases: tuple[str, str]) -> str:
     return phrases[draws.words]
 
 
-def _inner(pixels: slice) -> slice:
+def _inner(pixels: slice, cell: int) -> slice:
     """The cells inside of a stretch of pixels, one left out at each end, as published."""
-    return slice(pixels.start // CELL + 1, pixels.stop // CELL - 1)
+    return slice(pixels.start // cell + 1, pixels.stop // cell - 1)
 
 
-def _covered(pixels: slice) -> slice:
+def _covered(pixels: slice, cell: int) -> slice:
     """The cells that a stretch of pixels covers wholly."""
-    return slice(-(-pixels.start // CELL), pixels.stop // CELL)
+    return slice(-(-pixels.start // cell), pixels.stop // cell)
 
 
 def _prepared(picture: Image.Image, flip: bool, square: bool) -> Image.Image:

@@ -228,6 +228,8 @@ def merge(
     if len(tuned) != len(c_targets) or not tuned:
         raise ValueError(f"{len(tuned)} concepts with targets of {len(c_targets)}; at least one is needed")
     names = list(tuned[0])
+    if not any(tuned):
+        raise ValueError("no concept has weights of its own to merge; tokens alone can be used together as they are")
     for number, each in enumerate(tuned, 1):
         if other := each.keys() ^ set(names):
             raise ValueError(f"concept {number} differs from the first in which weights it has: {min(other)}")

@@ -18,8 +18,8 @@ class Models:
     """A U-Net of diffusers with what surrounds it; what is cached elsewhere may be None.
 
     `text_encoder` maps ids (N, L) to features (N, L, D) as the first of its outputs; `vae` is an AutoencoderKL, whose
-    latents are multiplied by `scaling_factor`; `abar` (T,) is the schedule's share of signal. Raises ValueError for
-    another prediction.
+    latents are multiplied by `scaling_factor`; `abar` (T,) is the schedule's share of signal. `text_encoder_2` is for
+    SDXL, a CLIPTextModelWithProjection. Raises ValueError for another prediction, and for a second encoder alone.
     """
 
     unet: Any
@@ -28,25 +28,32 @@ class Models:
     abar: Tensor = field(default_factory=scaled_linear_abar)
     scaling_factor: float = SD_SCALING
     prediction: Prediction = "epsilon"
+    text_encoder_2: Any = None
 
     def __post_init__(self) -> None:
         if self.prediction not in get_args(Prediction):
             raise ValueError(f"predictions are {' or '.join(get_args(Prediction))}, not {self.prediction!r}")
+        if self.text_encoder_2 is not None and self.text_encoder is None:
+            raise ValueError("a model with a second text encoder has a first: SDXL's refiner, without, is not trained")
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """The text encoders that there are, by name."""
+        found = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     def parts(self) -> dict[str, nn.Module]:
         """The networks that there are, by name."""
-        found = {"unet": self.unet, "text_encoder": self.text_encoder, "vae": self.vae}
+        found = {"unet": self.unet, **self.text_encoders, "vae": self.vae}
         return {name: network for name, network in found.items() if network is not None}
 
 
 def of_pipeline(pipeline: Any) -> Models:
-    """The models of a StableDiffusionPipeline of diffusers, which are shared, not copied.
+    """The models of a StableDiffusionPipeline of diffusers, or one of XL, which are shared, not copied.
 
-    Of the scheduler only its schedule counts. Raises ValueError for a scheduler without a table `alphas_cumprod`, for
-    another prediction, and for pipelines with a second text encoder, whose U-Nets are told more than text.
+    Of the scheduler only its schedule counts. Raises ValueError for a scheduler without a table `alphas_cumprod`, and
+    as `Models`.
     """
-    if getattr(pipeline, "text_encoder_2", None) is not None:
-        raise ValueError("a model with two text encoders (SDXL) is not trained here: take one of SD 1 or SD 2")
     scheduler = pipeline.scheduler
     if getattr(scheduler, "alphas_cumprod", None) is None:
         raise ValueError(f"{type(scheduler).__name__} has no table alphas_cumprod: give the pipeline a DDIMScheduler")
@@ -57,6 +64,7 @@ def of_pipeline(pipeline: Any) -> Models:
         scheduler.alphas_cumprod.float(),
         float(pipeline.vae.config.scaling_factor),
         scheduler.config.get("prediction_type", "epsilon"),
+        getattr(pipeline, "text_encoder_2", None),
     )
 
 

@@ -18,6 +18,8 @@ RARE_IDS = (42170, 47629, 43514)  # of those words in the vocabulary of CLIP
 Order = Literal["diffusers", "compvis"]
 Gradients = Literal["all", "official_bug"]
 TABLE, LEVEL = "token_embedding", "text_model."
+END_OF_WORD = "</w>"  # as CLIP's vocabularies mark it
+OLD_END = 2
 
 
 def initial_words(count: int, order: Order = "diffusers", words: Sequence[str] = RARE_WORDS) -> list[str]:
@@ -49,26 +51,56 @@ def add_words(tokenizer: Any, words: Sequence[str]) -> list[int]:
 
 def add_modifier_tokens(
     tokenizer: Any,
-    text_encoder: nn.Module,
+    text_encoder: Any,
     words: Sequence[str],
     initial: Sequence[str] | None = None,
     order: Order = "diffusers",
 ) -> list[int]:
     """Adds modifier tokens to a tokenizer and to its text encoder, beginning as rare words; returns their ids.
 
-    `initial` are the rare words, the published ones unless given. Raises ValueError, before anything is changed, where
-    the two vocabularies are not of one length, and what the steps raise.
+    `initial` are the rare words, the published ones unless given. SDXL has two tokenizers and encoders, in lists; a
+    token has the same id in both. Raises ValueError, before anything is changed, where vocabularies are not of one
+    length, for a token that is the name of a word, and what the steps raise.
     """
-    rows = len(table(text_encoder).weight)
-    if rows != len(tokenizer):
-        raise ValueError(
-            f"the tokenizer knows {len(tokenizer)} tokens and the text encoder {rows}: they are not of one model, or "
-            "tokens were added to one of them alone"
-        )
-    begin = single_ids(tokenizer, initial_words(len(words), order, RARE_WORDS if initial is None else initial))
-    ids = add_words(tokenizer, words)
-    add_rows(text_encoder, begin)
+    pairs = [(tokenizer, text_encoder)]
+    if isinstance(tokenizer, list | tuple):
+        pairs = list(zip(tokenizer, text_encoder, strict=True))
+    for each, encoder in pairs:
+        count = len(table(encoder).weight)
+        if count != len(each):
+            raise ValueError(
+                f"the tokenizer knows {len(each)} tokens and the text encoder {count}: they are not of one model, or "
+                "tokens were added to one of them alone"
+            )
+        if len(each) != len(pairs[0][0]):
+            raise ValueError(f"two tokenizers know {len(pairs[0][0])} and {len(each)} tokens: they are of two models")
+        known = each.get_vocab()
+        if taken := [word for word in words if word in known or f"{word}{END_OF_WORD}" in known]:
+            raise ValueError(f"the vocabulary already has {taken[0]!r}: a modifier token needs a name of its own")
+    chosen = initial_words(len(words), order, RARE_WORDS if initial is None else initial)
+    begin = [single_ids(each, chosen) for each, _ in pairs]
+    for (each, encoder), rows in zip(pairs, begin, strict=True):
+        pool_at_end(encoder, each.eos_token_id)
+        ids = add_words(each, words)
+        add_rows(encoder, rows)
     return ids
+
+
+def pool_at_end(text_encoder: nn.Module, eos: int) -> list[nn.Module]:
+    """Makes an encoder with a projection, SDXL's second, pool where text ends; returns the modules that are changed.
+
+    One whose configuration calls 2 the end of text, as published ones do, pools at the largest id of a caption, which
+    is the end's until there are new tokens. Raises ValueError for a vocabulary in which 2 is the end of text, which
+    transformers cannot tell from that.
+    """
+    if not hasattr(text_encoder, "text_projection"):
+        return []
+    found = [module for module in text_encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
+    if found and eos == OLD_END:
+        raise ValueError("this text encoder pools at the largest id, which would be a new token's: it can have none")
+    for module in found:
+        module.eos_token_id = eos  # type: ignore[assignment]
+    return found
 
 
 def single_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
@@ -96,8 +128,7 @@ def table(text_encoder: nn.Module) -> nn.Embedding:
 def add_rows(text_encoder: nn.Module, initial: Sequence[int]) -> list[int]:
     """Grows a text encoder's table by copies of the rows `initial`; returns the ids of the new rows.
 
-    An encoder whose configuration calls 2 the end of text pools at the largest id, which a new token's is; Stable
-    Diffusion 1 and 2 use no pooled text. Raises ValueError for a row that the table does not have.
+    An encoder that pools must be told where (`pool_at_end`). Raises ValueError for a row that the table does not have.
     """
     embedding = table(text_encoder)
     rows = embedding.weight

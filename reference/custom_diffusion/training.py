@@ -1,35 +1,39 @@
 """Training a concept: keys and values of cross-attention and the embeddings of new tokens, all else frozen.
 
-Source: Kumari et al. 2023, section 3, and the released code in its two forms. `diffusers`: a batch is pictures of the
-concept and behind them as many of its class, whose loss is weighed by `prior_weight`. `compvis`: both kinds are mixed
-by chance and all have the concept's loss, so `prior_weight` is None.
+What it is compared with is trained here too: Textual Inversion, which learns the tokens alone, and DreamBooth, which
+learns the whole U-Net and no token. Source: Kumari et al. 2023, section 3, and the released code in its two forms.
+`diffusers`: a batch is pictures of the concept and behind them as many of its class, whose loss is weighed by
+`prior_weight`. `compvis`: both kinds are mixed by chance and all have the concept's loss, so `prior_weight` is None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gengauge.reference.custom_diffusion.attention import Which, stop_first_token, trained_names
+from gengauge.reference.custom_diffusion.conditioning import conditions
 from gengauge.reference.custom_diffusion.losses import Weighting, masked_errors, noised, prior_loss, target
 from gengauge.reference.custom_diffusion.models import Models, latents_of, moments_of
 from gengauge.reference.custom_diffusion.tokens import TABLE, Gradients, keep_rows, table, trained_ids
 
 Average = Callable[[Iterable[nn.Parameter]], None]
 Code = Literal["diffusers", "compvis"]
+Trained = Literal[Which, "tokens"]
 Decay = Literal["all", "trained"]
-UNET, TEXT = "unet", "text_encoder"
+UNET = "unet"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a concept is trained; the defaults are those of the paper and of the released diffusers script.
 
+    `trained` tells which of the U-Net's weights learn beside the new tokens; with `tokens` none of them do.
     `batch` counts the concept's pictures of a step, in all processes; with a `prior_weight` as many class pictures come
     on top. `clip` is the largest norm of the gradient, or None. `concepts` is for `compvis`: a batch holds so many
     equal parts, whose losses are added. `warmup` counts steps in which the rate rises evenly from 0. `decay` tells
@@ -38,7 +42,7 @@ class Recipe:
     Raises ValueError where the numbers do not go together.
     """
 
-    trained: Which = "kv"
+    trained: Trained = "kv"
     iterations: int = 250
     batch: int = 4
     lr: float = 8e-5
@@ -59,7 +63,7 @@ class Recipe:
         if min(self.batch, self.iterations, self.concepts) < 1 or not self.lr > 0 or self.warmup < 0:
             raise ValueError("batch, iterations and concepts are 1 or more, the rate is above 0, the warm-up 0 or more")
         for word, known in (
-            (self.trained, Which),
+            (self.trained, Trained),
             (self.weighting, Weighting),
             (self.gradients, Gradients),
             (self.decay, Decay),
@@ -104,6 +108,24 @@ JOINT = Recipe(iterations=500)
 FACES = Recipe(trained="crossattn", iterations=750, lr=4e-5)
 COMPVIS_SINGLE = Recipe(iterations=300, batch=8, prior_weight=None, clip=None)
 COMPVIS_JOINT = Recipe(iterations=550, batch=8, prior_weight=None, clip=None, concepts=2)
+# The paper's baselines, for pictures that are not resized at random; it takes the first's settings and 5000 steps.
+# Gal et al. 2022, section 4: a rate of 5e-3 for each picture of a step, 8 of them on two GPUs (their configuration for
+# Stable Diffusion has 2 a GPU, and the same rate a picture). A token begins as a word for the object.
+TEXTUAL_INVERSION = Recipe(
+    trained="tokens",
+    iterations=5000,
+    batch=8,
+    lr=0.04,
+    prior_weight=None,
+    weighting="mean",
+    clip=None,
+    stop_first_token=False,
+    decay="trained",
+)
+# Ruiz et al. 2023: rate, steps and prior's weight for Stable Diffusion; the batch is that of `SINGLE`. Captions hold a
+# rare word of the vocabulary, class pictures are the model's own, and the text encoder is frozen, as the paper has it.
+DREAMBOOTH = Recipe(trained="all", iterations=1000, lr=5e-6, weighting="mean", stop_first_token=False)
+RARE_WORD = "sks"
 
 
 @dataclass(frozen=True)
@@ -161,9 +183,13 @@ class Training:
     ) -> None:
         """`tokens` are the ids of new tokens in the text encoder's table (`tokens.add_rows`), none for no new token.
 
-        Raises ValueError for ids that the table does not have, tokens without a text encoder, and trained weights in
-        another type than float32.
+        In SDXL they are the same in the tables of both encoders.
+
+        Raises ValueError for ids that the table does not have, tokens without a text encoder, no tokens where they
+        alone learn, and trained weights in another type than float32.
         """
+        if recipe.trained == "tokens" and not tokens:
+            raise ValueError("nothing to train by 'tokens': there is no new token")
         self.recipe, self.models, self.device, self.iteration = recipe, models, torch.device(device), 0
         for network in models.parts().values():
             network.to(self.device).requires_grad_(False)
@@ -171,11 +197,11 @@ class Training:
             stop_first_token(models.unet)
         self.abar = models.abar.to(self.device)
         own = dict(models.unet.named_parameters())
-        self.unet_parameters = {name: own[name] for name in trained_names(own, recipe.trained)}
-        self.tokens, self.table = list(tokens), self._table(tokens)
+        names = [] if recipe.trained == "tokens" else trained_names(own, recipe.trained)
+        self.unet_parameters = {name: own[name] for name in names}
+        self.tokens, self.tables = list(tokens), self._tables(tokens)
         named = {f"{UNET}.{name}": parameter for name, parameter in self.unet_parameters.items()}
-        if self.table is not None:
-            named[f"{TEXT}.{TABLE}.weight"] = self.table
+        named |= {f"{encoder}.{TABLE}.weight": rows for encoder, rows in self.tables.items()}
         if bad := [name for name, parameter in named.items() if parameter.dtype != torch.float32]:
             raise ValueError(f"{bad[0]} is {named[bad[0]].dtype}: weights are trained in float32, load the model in it")
         for parameter in named.values():
@@ -183,32 +209,43 @@ class Training:
         self.parameters = list(named.values())
         self.networks = {"delta": _holder(named)}
         whole = {"params": list(self.unet_parameters.values()), "weight_decay": recipe.weight_decay}
-        groups = [whole]
-        if self.table is not None:
+        groups = [whole] if names else []
+        if self.tables:
             decay = recipe.weight_decay if recipe.decay == "all" else 0.0
-            groups.append({"params": [self.table], "weight_decay": decay})
+            groups.append({"params": list(self.tables.values()), "weight_decay": decay})
         self.optimisers = {"delta": torch.optim.AdamW(groups, recipe.rate(0), recipe.betas, recipe.adam_eps)}
 
-    def _table(self, tokens: Sequence[int]) -> nn.Parameter | None:
+    @property
+    def table(self) -> nn.Parameter | None:
+        """The text encoder's table of tokens where some learn, of SDXL the first encoder's."""
+        return next(iter(self.tables.values()), None)
+
+    def _tables(self, tokens: Sequence[int]) -> dict[str, nn.Parameter]:
+        """The tables of all text encoders by their names, none without new tokens."""
         if not tokens:
-            return None
+            return {}
         if self.models.text_encoder is None:
             raise ValueError("new tokens are learnt through the text encoder, which the models lack")
-        rows = table(self.models.text_encoder).get_parameter("weight")
-        if len(set(tokens)) < len(tokens) or not all(0 <= index < len(rows) for index in tokens):
-            raise ValueError(
-                f"the table has {len(rows)} rows; new tokens are different ones of them, not {list(tokens)}"
-            )
-        return rows
+        found = {name: table(encoder).get_parameter("weight") for name, encoder in self.models.text_encoders.items()}
+        for rows in found.values():
+            if len(set(tokens)) < len(tokens) or not all(0 <= index < len(rows) for index in tokens):
+                raise ValueError(
+                    f"the table has {len(rows)} rows; new tokens are different ones of them, not {list(tokens)}"
+                )
+        return found
 
     def scalars(self) -> dict[str, Tensor]:
         """What else a checkpoint must hold: nothing."""
         return {}
 
     def delta(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What was learnt: the U-Net's tensors by name, in its order, and the tokens' rows (n, D), None without."""
+        """What was learnt: the U-Net's tensors by name, in its order, and the tokens' rows (n, D), None without.
+
+        Rows of two encoders stand side by side, the first one's first.
+        """
         unet = {name: parameter.detach().clone() for name, parameter in self.unet_parameters.items()}
-        return unet, None if self.table is None else self.table.detach()[self.tokens].clone()
+        rows = [table.detach()[self.tokens] for table in self.tables.values()]
+        return unet, torch.cat(rows, 1) if rows else None
 
     def step(
         self,
@@ -222,7 +259,8 @@ class Training:
         """One iteration: the losses and the gradient's norm before it is cut.
 
         `reals` are pictures or their cached posteriors with masks (`joined`); `labels` the captions' ids (N, L) int64,
-        or, where the text encoder is frozen, its features (N, L, D). With a prior the second half is the class's.
+        or, where the text encoder is frozen, its features (N, L, D); for SDXL ids with pictures' sizes (N, 3, L) as of
+        `conditioning.with_sizes`. With a prior the second half is the class's.
         """
         losses = self.gradients(reals, labels, generator, draws=draws)
         average(self.parameters)
@@ -235,9 +273,9 @@ class Training:
         self.optimisers["delta"].zero_grad()
         losses = self.losses(self.predict(reals, labels, generator, draws))
         losses["loss"].backward()
-        if self.table is not None:
-            assert self.table.grad is not None
-            keep_rows(self.table.grad, trained_ids(self.tokens, self.recipe.gradients))
+        for rows in self.tables.values():
+            assert rows.grad is not None
+            keep_rows(rows.grad, trained_ids(self.tokens, self.recipe.gradients))
         return {name: loss.detach() for name, loss in losses.items()}
 
     def update(self) -> Tensor:
@@ -246,9 +284,10 @@ class Training:
         rate = self.recipe.rate(self.iteration)
         for group in self.optimisers["delta"].param_groups:
             group["lr"] = rate
-        if self.table is not None and self.recipe.decay == "trained":
+        if self.recipe.decay == "trained":
             with torch.no_grad():
-                self.table[trained_ids(self.tokens, self.recipe.gradients)] *= 1 - rate * self.recipe.weight_decay
+                for rows in self.tables.values():
+                    rows[trained_ids(self.tokens, self.recipe.gradients)] *= 1 - rate * self.recipe.weight_decay
         self.optimisers["delta"].step()
         self.iteration += 1
         return norm
@@ -265,7 +304,7 @@ class Training:
             t = torch.randint(0, len(self.abar), shape[:1], generator=generator, device=self.device)
         x0 = latents_of(moments, vae_noise, self.models.scaling_factor)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-            output = self.models.unet(noised(x0, noise, t, self.abar), t, self._text(labels)).sample
+            output = self.models.unet(noised(x0, noise, t, self.abar), t, **self._text(labels)).sample
         return Predicted(output, target(x0, noise, t, self.abar, self.models.prediction), mask)
 
     def losses(self, predicted: Predicted) -> dict[str, Tensor]:
@@ -303,15 +342,17 @@ class Training:
         cell = pictures.shape[-1] // moments.shape[-1]
         return moments, mask[:, :, ::cell, ::cell]
 
-    def _text(self, labels: Tensor) -> Tensor:
-        """Features (N, L, D) of ids, or those that were handed over."""
+    def _text(self, labels: Tensor) -> dict[str, Any]:
+        """What the U-Net is told of ids, or of features (N, L, D) that were handed over."""
         if labels.is_floating_point():
-            if self.table is not None:
+            if self.tables:
                 raise ValueError("tokens learn through the text encoder: give the captions' ids, not cached features")
-            return labels
+            if self.models.text_encoder_2 is not None:
+                raise ValueError("SDXL is told more than features of text: give the captions' ids, with sizes")
+            return {"encoder_hidden_states": labels}
         if self.models.text_encoder is None:
             raise ValueError("captions' ids need the text encoder, which the models lack: give it, or cached features")
-        return self.models.text_encoder(labels)[0]
+        return conditions(list(self.models.text_encoders.values()), labels)
 
     def _normal(self, given: Tensor | None, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         return torch.randn(shape, generator=generator, device=self.device) if given is None else given

@@ -22,15 +22,23 @@ from typer.testing import CliRunner
 
 from gengauge.benchmarks.concept_cli import app
 from gengauge.benchmarks.concept_files import read_concept, read_concepts_list, read_prompts
+from gengauge.benchmarks.concept_models import open_model
+from gengauge.benchmarks.concept_options import with_rare_words
 from gengauge.benchmarks.concept_samples import Sampling, sample, score
-from gengauge.benchmarks.concepts import open_model, recipe_for
+from gengauge.benchmarks.concepts import recipe_for
 from gengauge.benchmarks.custom_pipeline import apply_to_pipeline
 from gengauge.benchmarks.features.clip import load_transformers_clip, picture_features, text_features
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.training.concept_batches import Intake
 from gengauge.datasets.delta_files import read_delta
 from gengauge.datasets.folder import list_pictures
-from gengauge.reference.custom_diffusion.training import COMPVIS_SINGLE, JOINT, SINGLE
+from gengauge.reference.custom_diffusion.training import (
+    COMPVIS_SINGLE,
+    DREAMBOOTH,
+    JOINT,
+    SINGLE,
+    TEXTUAL_INVERSION,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,6 +132,38 @@ def test_a_published_list_of_concepts(made: Made, tmp_path: Path) -> None:
     assert "no concept of dog" in refused("train", made.sd, "--concepts", path, "--only", "dog", "--out", tmp_path)
 
 
+def test_textual_inversion_and_dreambooth_are_trained_as_baselines(made: Made, tmp_path: Path) -> None:
+    cat = ("train", made.sd, "--pictures", made.cat, "--category", "cat", *SHORT)
+    told = done(*cat, "--trained", "tokens", "--begin-as", "k", "--out", tmp_path / "ti")
+    assert told.endswith("0 weights, tokens <new1>")
+    draw = ("sample", made.sd, "--prompt", "a <new1> cat", "--steps", 1, "--device", "cpu")
+    done(*draw, "--delta", tmp_path / "ti", "--out", tmp_path / "drawn")
+    for layout in ("delta.bin", "delta_epoch=000001.ckpt", "again.safetensors"):
+        done("convert", tmp_path / "ti", tmp_path / layout)
+        assert torch.equal(
+            read_delta(tmp_path / layout).tokens["<new1>"][0], read_delta(tmp_path / "ti").tokens["<new1>"][0]
+        )
+    merge = ("merge", made.sd, tmp_path / "ti", tmp_path / "ti", "--category", "cat", "--category", "pot")
+    assert "tokens alone can be used together" in refused(
+        *merge, "--captions", made.root / "captions.txt", "--out", tmp_path / "no.bin", "--device", "cpu"
+    )
+    booth = (*cat, "--method", "dreambooth", "--class-pictures", made.cats)
+    assert "weights, tokens none" in done(*booth, "--rare-word", "ab", "--out", tmp_path / "db")
+    weights = read_delta(tmp_path / "db").weights
+    assert set(weights) == set(dict(open_model(made.sd).unet.named_parameters()))
+    concept = read_concept(made.cat, "cat", "<new1>", class_folder=made.cats)
+    assert with_rare_words([concept], ())[0].pictures[0].caption == "photo of a sks cat"
+    assert with_rare_words([concept], ["x"])[0].class_pictures == concept.class_pictures
+    assert "2 concepts and 1 times --rare-word" in refused(
+        *(*booth, "--pictures", made.pot, "--category", "pot", "--class-pictures", made.cats),
+        *("--rare-word", "x", "--out", tmp_path / "no"),
+    )
+    assert "holds no sks" in refused(*booth, "--no-token", "--out", tmp_path / "no")
+    assert "is no word" in refused(*booth, "--rare-word", "two words", "--out", tmp_path / "no")
+    assert "others have new tokens" in refused(*cat, "--rare-word", "x", "--out", tmp_path / "no")
+    assert "no concept has a token" in refused(*cat, "--no-token", "--trained", "tokens", "--out", tmp_path / "no")
+
+
 def test_recipes_are_the_published_ones(made: Made) -> None:
     cat = read_concept(made.cat, "cat", "<new1>", class_folder=made.cats)
     alone = read_concept(made.pot, "pot", "<new2>")
@@ -134,6 +174,15 @@ def test_recipes_are_the_published_ones(made: Made) -> None:
     assert recipe_for([cat], mixed) == COMPVIS_SINGLE
     three = recipe_for([cat] * 3, mixed)
     assert (three.concepts, three.batch, three.iterations) == (3, 6, 550)
+    assert recipe_for([alone], Intake(), "textual_inversion") == TEXTUAL_INVERSION
+    assert recipe_for([cat], Intake(), "dreambooth") == DREAMBOOTH
+    assert recipe_for([alone], Intake(), "dreambooth").prior_weight is None
+    with pytest.raises(ValueError, match="takes no class pictures"):
+        recipe_for([cat], Intake(), "textual_inversion")
+    with pytest.raises(ValueError, match="compvis is Custom Diffusion's"):
+        recipe_for([alone], mixed, "dreambooth")
+    with pytest.raises(ValueError, match="methods are custom_diffusion or"):
+        recipe_for([alone], mixed, "lora")  # type: ignore[arg-type]
     assert cat.pictures[0].caption == "photo of a <new1> cat"
     assert (
         read_concept(made.cat, "ink", "<new1>", style=True).pictures[0].caption == "painting in the style of <new1> ink"
@@ -403,8 +452,10 @@ def test_models_that_cannot_be_taken(made: Made, tmp_path: Path) -> None:
     assert "there is no such file" in refused_model(made.clip)
     folder = Path(shutil.copytree(made.sd, tmp_path / "sd"))
     index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusion3Pipeline"}))
+    assert "is a StableDiffusion3Pipeline" in refused_model(folder)
     (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
-    assert "is a StableDiffusionXLPipeline" in refused_model(folder)
+    assert "text_encoder_2 holds no CLIPTextModelWithProjection" in refused_model(folder)
     # No part is of a class that the folder chooses.
     hostile = {**index, "unet": ["evil", "Evil"]}
     (folder / "model_index.json").write_text(json.dumps(hostile))

@@ -19,7 +19,8 @@ from PIL import Image
 from tiny_stable_diffusion import SIDE, WIDTH, write_pictures, write_stable_diffusion
 from torch import Tensor
 
-from gengauge.benchmarks.concepts import open_model
+from gengauge.benchmarks.concept_models import open_model
+from gengauge.benchmarks.custom_pipeline import apply_to_pipeline
 from gengauge.benchmarks.training import concept_batches
 from gengauge.benchmarks.training.concept_batches import Captioned, Concept, ConceptBatches, Intake
 from gengauge.benchmarks.training.customisation import train_concepts
@@ -29,7 +30,7 @@ from gengauge.datasets.folder import list_pictures, read_picture
 from gengauge.reference.custom_diffusion.augment import Resize, augment, class_picture
 from gengauge.reference.custom_diffusion.models import moments_of, of_pipeline
 from gengauge.reference.custom_diffusion.tokens import add_modifier_tokens, table
-from gengauge.reference.custom_diffusion.training import Recipe
+from gengauge.reference.custom_diffusion.training import TEXTUAL_INVERSION, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -179,7 +180,7 @@ def test_batches_do_not_depend_on_where_they_start(
 def test_masks_and_words_are_those_of_the_resizing(model: Path, concepts: tuple[Concept, Concept]) -> None:
     batches = source(model, concepts[:1], RANDOM, replace(RECIPE, batch=16))
     (reals, ids), *_ = drawn(batches, 1)
-    said = [batches.tokenizer.decode(row).replace(" ", "") for row in ids]
+    said = [batches.captions.tokenizers[0].decode(row).replace(" ", "") for row in ids]
     for mask, caption in zip(reals[:16, -1], said[:16], strict=True):
         assert bool(mask.any())
         assert bool((mask == 0).any()) == ("faraway" in caption or "verysmall" in caption)
@@ -284,6 +285,30 @@ def test_only_keys_values_and_the_new_tokens_learn(
     shrunken = rows * (1 - 1e-2 * 0.01) ** 6  # published: weight decay reaches all rows
     assert torch.allclose(table(pipeline.text_encoder).weight[: len(rows)], shrunken, atol=1e-7)
     assert delta.tokens["<new1>"][0].shape == (WIDTH,)
+
+
+def test_tokens_that_learn_alone_go_with_their_model(
+    model: Path, concepts: tuple[Concept, Concept], tmp_path: Path
+) -> None:
+    recipe = replace(TEXTUAL_INVERSION, iterations=6, batch=2)
+    chosen = [replace(concept, class_pictures=()) for concept in concepts]
+    pipeline, delta = run(model, chosen, tmp_path / "a", recipe, intake=PLAIN)
+    before = open_model(model)
+    assert not delta.names
+    old = dict(before.unet.named_parameters())
+    assert all(torch.equal(weight, old[name]) for name, weight in pipeline.unet.named_parameters())
+    rows = table(before.text_encoder).weight
+    assert torch.equal(table(pipeline.text_encoder).weight[: len(rows)], rows)
+    for token, word in (("<new1>", "k</w>"), ("<new2>", "x</w>")):
+        assert not torch.allclose(delta.tokens[token][0], rows[VOCABULARY.index(word)], atol=1e-3)
+    assert apply_to_pipeline(before, delta).ids == {"<new1>": len(rows), "<new2>": len(rows) + 1}
+    other = open_model(write_stable_diffusion(tmp_path / "other", seed=1))
+    with pytest.raises(ValueError, match=r"learnt on another .*attn2\.to_[kv]"):
+        apply_to_pipeline(other, delta)
+    with pytest.raises(Stopped):
+        run(model, chosen, tmp_path / "b", recipe, intake=PLAIN, tell=stopping(3))
+    _, resumed = run(model, chosen, tmp_path / "b", recipe, intake=PLAIN)
+    assert same(delta, resumed)
 
 
 @pytest.mark.parametrize("composition", ["diffusers", "compvis"])
@@ -398,7 +423,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is(
     long = " ".join(["a"] * 80) + " <new1>"
     cases: list[tuple[Sequence[Concept], dict[str, Any], str]] = [
         ([replace(cat, token="a")], {}, "vocabulary already has 'a'"),
-        ([replace(cat, token="ab")], {}, "vocabulary already has 'ab' as a word"),
+        ([replace(cat, token="ab")], {}, "vocabulary already has 'ab'"),
         (
             [replace(cat, class_pictures=cat.pictures)],
             {},
@@ -414,6 +439,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is(
         ([replace(cat, class_pictures=(Captioned(bad, "x"),))], {}, r"bad\.png cannot be read as a picture"),
         ([replace(cat, class_pictures=())], {}, "prior weight go together"),
         ([cat], {"recipe": replace(RECIPE, prior_weight=None)}, "prior weight go together"),
+        ([without_token(cat)], {"recipe": replace(RECIPE, trained="tokens")}, "no concept has a token"),
         ([cat], {"begin_as": ["cat"]}, "is 3 tokens in this vocabulary"),
         ([cat], {"begin_as": []}, "need as many rare words"),
         ([cat, pot], {"recipe": MIXED}, "its recipe has 1 part"),

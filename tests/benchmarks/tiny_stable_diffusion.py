@@ -11,13 +11,13 @@ from letters_tokenizer import BOS, EOS, VOCABULARY, letters_tokenizer
 from PIL import Image
 
 WIDTH, SIDE = 32, 64
-PARTS = ("unet", "text_encoder", "vae")
+WIDTHS, PROJECTED = (16, 24), 12  # of SDXL's text encoders, and of the second one's pooled text
+PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 
 
 def write_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "epsilon", in_channels: int = 4) -> Path:
     """Writes a model for pictures of 64 px, in the layout of Stable Diffusion 1, whose tokenizer knows letters."""
     import diffusers
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
     unet = diffusers.UNet2DConditionModel(
@@ -25,21 +25,8 @@ def write_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "epsil
         attention_head_dim=2, sample_size=SIDE // 8, in_channels=in_channels,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
-    sides = (4, 4, 4, 4)
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=sides, norm_num_groups=2, layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(VOCABULARY), hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=2,
-            num_attention_heads=2, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=EOS,
-        )
-    )  # fmt: skip
-    for name, parameter in encoder.named_parameters():
-        # A norm that has not been trained gives features that sum to zero.
-        if "final_layer_norm" in name:
-            parameter.data = 1 + torch.randn(WIDTH)
+    vae = autoencoder()
+    encoder = text_encoder("CLIPTextModel", WIDTH)
     words = folder / "words"
     words.mkdir(parents=True)
     scheduler = diffusers.PNDMScheduler(
@@ -52,6 +39,64 @@ def write_stable_diffusion(folder: Path, seed: int = 0, prediction: str = "epsil
     )  # fmt: skip
     pipeline.save_pretrained(folder)
     return folder
+
+
+def write_stable_diffusion_xl(folder: Path, seed: int = 0) -> Path:
+    """Writes a model in the layout of Stable Diffusion XL; its encoders call 2 the end of text, as published ones."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=sum(WIDTHS),
+        attention_head_dim=2, sample_size=SIDE // 8, use_linear_projection=True, transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + PROJECTED,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    encoders = [
+        text_encoder(kind, width, eos=2, projection_dim=PROJECTED)
+        for kind, width in zip(("CLIPTextModel", "CLIPTextModelWithProjection"), WIDTHS, strict=True)
+    ]
+    words = folder / "words"
+    words.mkdir(parents=True)
+    first, second = letters_tokenizer(words), letters_tokenizer(words)
+    second.pad_token = "a"  # as SDXL's second tokenizer fills up with a word
+    pipeline = diffusers.StableDiffusionXLPipeline(
+        unet=unet, vae=autoencoder(scaling_factor=0.13025, force_upcast=False), text_encoder=encoders[0],
+        text_encoder_2=encoders[1], tokenizer=first, tokenizer_2=second, add_watermarker=False,
+        scheduler=diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def autoencoder(**settings: Any) -> Any:
+    """An AutoencoderKL of cells of 8 px."""
+    import diffusers
+
+    sides = (4, 4, 4, 4)
+    return diffusers.AutoencoderKL(
+        block_out_channels=sides, norm_num_groups=2, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, **settings,
+    )  # fmt: skip
+
+
+def text_encoder(kind: str, width: int, eos: int = EOS, **settings: Any) -> Any:
+    """A text encoder of a class of transformers."""
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, bos_token_id=BOS, eos_token_id=eos, pad_token_id=EOS, **settings,
+    )  # fmt: skip
+    encoder = getattr(transformers, kind)(config)
+    for name, parameter in encoder.named_parameters():
+        # A norm that has not been trained gives features that sum to zero.
+        if "final_layer_norm" in name:
+            parameter.data = 1 + torch.randn(width)
+    return encoder
 
 
 def write_clip(folder: Path) -> Path:
@@ -87,5 +132,6 @@ def parameters(pipeline: Any) -> dict[str, torch.Tensor]:
     return {
         f"{part}.{name}": value.detach().clone()
         for part in PARTS
+        if getattr(pipeline, part, None) is not None
         for name, value in getattr(pipeline, part).named_parameters()
     }

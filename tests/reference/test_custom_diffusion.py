@@ -39,9 +39,11 @@ from gengauge.reference.custom_diffusion.augment import (
 from gengauge.reference.custom_diffusion.training import (
     COMPVIS_JOINT,
     COMPVIS_SINGLE,
+    DREAMBOOTH,
     FACES,
     JOINT,
     SINGLE,
+    TEXTUAL_INVERSION,
     Draws,
     Recipe,
     Training,
@@ -458,6 +460,9 @@ def test_rates_are_scaled_as_published() -> None:
     assert FACES.lr == scaled_rate(5e-6, processes=2)
     assert [Recipe(warmup=4, lr=1.0).rate(step) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
     assert SINGLE.rate(0) == SINGLE.rate(249) == 8e-5
+    # Textual Inversion scales its rate by the pictures of a step: 4 a GPU, two GPUs.
+    assert TEXTUAL_INVERSION.lr == pytest.approx(scaled_rate(5e-3, 4, 2, code="compvis"))
+    assert TEXTUAL_INVERSION.batch == 4 * 2
 
 
 @pytest.mark.parametrize("bug", [False, True])
@@ -507,6 +512,44 @@ def test_what_is_frozen_stays_and_has_no_gradient() -> None:
     own = dict(training.models.text_encoder.named_parameters())
     assert all(torch.equal(own[name], value) and own[name].grad is None for name, value in text.items())
     assert all(p.grad is None for p in training.models.vae.parameters())
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_tokens_learn_alone(stop: bool) -> None:
+    """Textual Inversion: one step of AdamW on the rows of new tokens, by the gradient that they have beside weights."""
+    recipe = replace(TEXTUAL_INVERSION, stop_first_token=stop, lr=1e-2)
+    alone, beside = with_tokens(recipe, 2), with_tokens(replace(recipe, trained="all"), 2)
+    before = {(k, n): p.clone() for k, part in alone.models.parts().items() for n, p in part.named_parameters()}
+    for training in (alone, beside):
+        training.gradients(*batch(4, words=14), draws=drawn())
+    assert alone.table is not None
+    assert beside.table is not None
+    assert alone.table.grad is not None
+    assert torch.equal(alone.table.grad, beside.table.grad)
+    assert alone.table.grad.abs().amax(1).nonzero().flatten().tolist() == [12, 13]
+    rows = alone.table.detach()[12:].clone()
+    expected = rows * (1 - 1e-2 * 0.01) - 1e-2 * alone.table.grad[12:].sign()  # the first step of Adam
+    alone.update()
+    assert torch.allclose(alone.table.detach()[12:], expected, atol=1e-5)
+    assert alone.parameters == [alone.table]
+    for key, part in alone.models.parts().items():
+        for name, parameter in part.named_parameters():
+            learns = parameter is alone.table
+            assert (parameter.grad is not None) == learns
+            assert torch.equal(parameter[:12], before[key, name][:12])
+            assert torch.equal(parameter, before[key, name]) != learns
+    unet, vectors = alone.delta()
+    assert not unet
+    assert vectors is not None
+    assert vectors.shape == (2, WIDTH)
+
+
+def test_dreambooth_learns_the_whole_u_net_and_no_word() -> None:
+    training = with_tokens(DREAMBOOTH, 0)
+    assert set(training.unet_parameters) == set(dict(training.models.unet.named_parameters()))
+    text = {n: p.clone() for n, p in training.models.text_encoder.named_parameters()}
+    assert set(training.step(*batch(), draws=drawn())) == {"loss", "instance", "prior", "gradient_norm"}
+    assert all(torch.equal(p, text[n]) for n, p in training.models.text_encoder.named_parameters())
 
 
 def test_the_first_token_may_learn() -> None:
@@ -701,6 +744,8 @@ def test_models_that_cannot_be_trained() -> None:
             Training(SINGLE, networks, bad)
     with pytest.raises(ValueError, match="which the models lack"):
         Training(SINGLE, models.Models(networks.unet), [3])
+    with pytest.raises(ValueError, match="nothing to train by 'tokens'"):
+        Training(TEXTUAL_INVERSION, networks)
     with pytest.raises(ValueError, match=r"torch\.float16: weights are trained in float32"):
         Training(SINGLE, models.Models(tiny().unet.half()))
 
@@ -716,7 +761,10 @@ def test_models_of_a_pipeline() -> None:
     assert torch.equal(found.abar, scheduler.alphas_cumprod)
     with pytest.raises(ValueError, match="no table alphas_cumprod: give the pipeline a DDIMScheduler"):
         models.of_pipeline(SimpleNamespace(**parts, scheduler=SimpleNamespace()))
-    with pytest.raises(ValueError, match="two text encoders"):
+    second = models.of_pipeline(SimpleNamespace(**parts, scheduler=scheduler, text_encoder_2=networks.text_encoder))
+    assert list(second.parts()) == ["unet", "text_encoder", "text_encoder_2", "vae"]
+    parts["text_encoder"] = None
+    with pytest.raises(ValueError, match="SDXL's refiner"):
         models.of_pipeline(SimpleNamespace(**parts, scheduler=scheduler, text_encoder_2=networks.text_encoder))
 
 

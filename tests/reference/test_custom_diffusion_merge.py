@@ -110,6 +110,8 @@ def test_weights_that_cannot_be_merged() -> None:
         merge(base, [base, {**base, V: drawn(3, 4)}], c_reg, c * 2)
     with pytest.raises(ValueError, match="the base has no"):
         merge({}, [base], c_reg, c)
+    with pytest.raises(ValueError, match="no concept has weights of its own"):
+        merge(base, [{}] * len(c), c_reg, c)
     with pytest.raises(ValueError, match="2 concepts with targets of 1"):
         merge(base, [base, base], c_reg, c)
     with pytest.raises(ValueError, match="do not go with targets"):
