@@ -12,6 +12,9 @@ CYCLEGAN_DATA = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets"  # as in 
 CUT_DATA = "http://efrosgans.eecs.berkeley.edu/CUT/datasets"  # as in the README of CUT
 CUT_CODE = "taesungp/contrastive-unpaired-translation"
 GAN_WARPING_CODE = "PeterWang512/GANWarping"
+CUSTOM_DIFFUSION_CODE = "adobe-research/custom-diffusion"
+CUSTOM_DIFFUSION_DATA = "nupurkmr9/custom-diffusion"  # of https://huggingface.co, as in the README of the code
+COCO = "http://images.cocodataset.org"
 LOW_SHOT_PAGE = "https://hanlab.mit.edu/projects/data-efficient-gans/datasets"
 
 
@@ -55,6 +58,21 @@ def _gan_warping(part: str, what: str, script: str) -> DataSet:
         f"run `{script}` of {GAN_WARPING_CODE}, which unpacks {part}.zip, and move or link its folder {part} to "
         f"gan_warping/{part} of the data folder",
     )
+
+
+def _custom_diffusion(key: str, what: str, place: str, remedy: str) -> DataSet:
+    """What its README has one put into the checkout of its code, which a folder of the other name may stand for."""
+    return DataSet(
+        key,
+        what,
+        ("custom_diffusion",),
+        (f"custom-diffusion/{place}", f"custom_diffusion/{place}"),
+        f"{remedy} custom-diffusion/{place} of the data folder",
+    )
+
+
+def _from_hub(file: str) -> str:
+    return f'hf download {CUSTOM_DIFFUSION_DATA} --include "{file}" --repo-type dataset --local-dir .'
 
 
 def _low_shot(key: str, what: str) -> DataSet:
@@ -223,6 +241,71 @@ DATA_SETS = (
         "-afhqv2wild-512x512, -ffhq-1024x1024, -horse-256x256 and -house-512x512, stylegan2-car-config-f, "
         "-afhqcat and -church-config-f",
         "bash pretrained/download_pretrained_models.sh",
+    ),
+    _custom_diffusion(
+        "custom-diffusion-data",
+        "Custom Diffusion: pictures of the paper's concepts but flower, table and chair, which are not released, and "
+        "captions for the merge",
+        "data",
+        f"get data.zip with `{_from_hub('data.zip')}` and unpack it, so that there is a folder a concept in",
+    ),
+    _custom_diffusion(
+        "custom-diffusion-prompts",
+        "Custom Diffusion: the paper's prompts, a file a concept or pair",
+        "prompts",
+        f"git clone https://github.com/{CUSTOM_DIFFUSION_CODE} in the data folder (its licence is for research that is "
+        "not commercial), so that there is",
+    ),
+    _custom_diffusion(
+        "custom-diffusion-models",
+        "Custom Diffusion: the authors' deltas of the paper's concepts",
+        "models",
+        f"get the folder models with `{_from_hub('models/*')}`, so that it is",
+    ),
+    _custom_diffusion(
+        "customconcept101",
+        "CustomConcept101: pictures of 101 concepts, a folder each (3.4 GB)",
+        "customconcept101/benchmark_dataset",
+        f"get benchmark_dataset.zip with `{_from_hub('benchmark_dataset.zip')}` and unpack it, so that there is a "
+        "folder a concept in",
+    ),
+    _custom_diffusion(
+        "customconcept101-prompts",
+        "CustomConcept101: its lists of concepts and pairs, and its prompts",
+        "customconcept101/dataset.json",
+        f"git clone https://github.com/{CUSTOM_DIFFUSION_CODE} in the data folder (its licence is for research that is "
+        "not commercial), so that there is",
+    ),
+    DataSet(
+        "dreambench",
+        "DreamBench, the set of DreamBooth: 30 subjects, and prompts_and_classes.txt",
+        ("custom_diffusion",),
+        ("dreambooth/dataset", "dreambench"),
+        "git clone https://github.com/google/dreambooth in the data folder, so that there is "
+        "dreambooth/dataset/prompts_and_classes.txt",
+    ),
+    DataSet(
+        "coco-captions",
+        "captions of COCO's validation pictures",
+        ("custom_diffusion",),
+        tuple(f"{place}captions_val{year}.json" for year in (2017, 2014) for place in ("coco/annotations/", "coco/")),
+        f"unpack annotations_trainval2017.zip from {COCO}/annotations into the folder coco of the data folder",
+    ),
+    DataSet(
+        "coco-val",
+        "COCO's validation pictures (2017: 5,000; 2014: 40,504)",
+        ("custom_diffusion",),
+        ("coco/val2017", "coco/val2014"),
+        f"unpack val2017.zip from {COCO}/zips into the folder coco of the data folder",
+    ),
+    DataSet(
+        "stable-diffusion-v1-4",
+        "Stable Diffusion 1.4 as a folder of diffusers, which `gengauge concept` works on (CreativeML Open RAIL-M "
+        "licence)",
+        ("custom_diffusion",),
+        ("stable-diffusion-v1-4",),
+        "hf download CompVis/stable-diffusion-v1-4 --local-dir stable-diffusion-v1-4 --exclude '*.bin' in the data "
+        "folder",
     ),
     DataSet(
         "grumpifycat",

@@ -29,6 +29,13 @@ _READ_BY = {
     "gan-warping-data": "warp_folders",
     "gan-warping-weights": "edited_weights",
     "gan-warping-pretrained": "network_pickles",
+    **dict.fromkeys(("custom-diffusion-data", "custom-diffusion-prompts"), "concept_sets_paper"),
+    **dict.fromkeys(("customconcept101", "customconcept101-prompts"), "concept_sets"),
+    "custom-diffusion-models": "delta_files",
+    "dreambench": "concept_sets_dreambench",
+    "coco-captions": "concept_sets_files",
+    "coco-val": "folder",
+    "stable-diffusion-v1-4": "diffusers_folder",
 }  # fmt: skip
 _SPLITS = {"cifar10": ("train", "test"), "cifar100": ("train", "test"), "imagenet": ("train", "test")}
 

@@ -78,6 +78,8 @@ def _sige(key: str, what: str, file: str, md5: str) -> Weights:
 
 SDEDIT_BUCKET = "https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints"
 CUT_MODELS = "http://efrosgans.eecs.berkeley.edu/CUT/pretrained_models.tar"  # as in the README of CUT
+CLIP_MODELS = "https://openaipublic.azureedge.net/clip/models"  # each beside its sha256, as in clip.py of openai/CLIP
+DINO_MODELS = "https://dl.fbaipublicfiles.com/dino"  # as in hubconf.py of facebookresearch/dino
 DDIM_SHARE = "https://heibox.uni-heidelberg.de/f"  # as in functions/ckpt_util.py of ermongroup/ddim
 SCORE_DRIVE = "https://drive.google.com/drive/folders"  # as in the README of yang-song/score_sde_pytorch
 GANGEALING_MODELS = "http://efrosgans.eecs.berkeley.edu/gangealing/pretrained"  # as in utils/download.py of GANgealing
@@ -281,6 +283,22 @@ WEIGHTS = {
             "fyu/drn points",
         ),
         *(_cut(method, data) for data in ("cityscapes", "horse2zebra", "cat2dog") for method in ("CUT", "FastCUT")),
+        Weights(
+            "clip-vit-b-32",
+            "CLIP ViT-B/32 of OpenAI (text and image alignment)",
+            None,
+            Official(
+                f"{CLIP_MODELS}/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+                "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+            ),
+        ),
+        Weights(
+            "dino-vits16",
+            "DINO ViT-S/16 (image alignment)",
+            None,
+            None,
+            f"wget {DINO_MODELS}/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth (no digest is published)",
+        ),
         Weights(
             "sd-v1-4",
             "Stable Diffusion 1.4: U-Net, autoencoder and text encoder (CreativeML Open RAIL-M licence, 4.3 GB)",

@@ -27,6 +27,12 @@ GAN_WARPING = {
     "gan-warping-weights": "edited_weights",
     "gan-warping-pretrained": "network_pickles",
 }
+CUSTOM_DIFFUSION = {
+    "custom-diffusion-data": "concept_sets_paper",
+    "customconcept101": "concept_sets",
+    "dreambench": "concept_sets_dreambench",
+    "coco-captions": "concept_sets_files",
+}
 LOW_SHOT = [key for key in KEYS if "-shot-" in key or key.startswith("AnimalFace")]
 
 
@@ -70,7 +76,13 @@ def test_a_split_that_a_set_lacks_is_named(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "reader"), [*((k, "edits") for k in PAIRS), *((k, "unpaired") for k in UNPAIRED), *GAN_WARPING.items()]
+    ("key", "reader"),
+    [
+        *((k, "edits") for k in PAIRS),
+        *((k, "unpaired") for k in UNPAIRED),
+        *GAN_WARPING.items(),
+        *CUSTOM_DIFFUSION.items(),
+    ],
 )
 def test_a_set_that_is_no_plain_pictures_has_a_reader_of_its_own(tmp_path: Path, key: str, reader: str) -> None:
     with pytest.raises(ValueError, match=f"{key} is no plain set.*datasets.{reader}"):
