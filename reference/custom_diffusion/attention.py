@@ -45,6 +45,20 @@ def without_first_gradient(x: Tensor) -> Tensor:
     return torch.cat([x[:, :1].detach(), x[:, 1:]], 1)
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention of queries (N, H, P, C) to keys and values (N, H, L, C), in their type.
+
+    On a processor bfloat16 is computed in float32: there the fused attention's backward pass is several times slower in
+    bfloat16, and the plain form holds all scores.
+    """
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    with torch.autocast("cpu", enabled=False):
+        mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
+        out = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, scale=scale)
+    return out.to(query.dtype)
+
+
 class FirstTokenStopped:
     """Processor of a diffusers `Attention`: what its own processor computes, but position 0 of the text learns nothing.
 
@@ -81,7 +95,7 @@ class FirstTokenStopped:
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, text.shape[1], len(text))
             attention_mask = attention_mask.unflatten(0, (len(text), attn.heads))
-        out = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=attn.scale)
+        out = attended(query, key, value, attention_mask, attn.scale)
         out = out.transpose(1, 2).flatten(2)
         for layer in attn.to_out:  # the projection and its dropout
             out = layer(out)
@@ -102,3 +116,10 @@ def stop_first_token(unet: nn.Module) -> None:
     """Gives all cross-attention the processor that stops the first token's gradient; outputs stay what they are."""
     for module in cross_attentions(unet).values():
         module.set_processor(FirstTokenStopped())
+
+
+def quick_self_attention(unet: nn.Module) -> None:
+    """Gives self-attention the same processor, which stops nothing there: for training in bfloat16 on a processor."""
+    for name, module in unet.named_modules():
+        if name.endswith(".attn1"):
+            module.set_processor(FirstTokenStopped())

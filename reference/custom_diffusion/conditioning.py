@@ -44,14 +44,17 @@ def features(encoders: Sequence[Any], ids: Sequence[Tensor]) -> tuple[Tensor, Te
 def conditions(encoders: Sequence[Any], labels: Tensor) -> dict[str, Any]:
     """The U-Net's keyword arguments: for one encoder of ids (N, L), for two of labels (N, 3, L) as of `with_sizes`.
 
-    Raises ValueError for labels of the other kind.
+    A caption that comes several times is encoded once. Raises ValueError for labels of the other kind.
     """
     if len(encoders) == 1:
         if labels.ndim != 2:
             raise ValueError(f"captions' ids are (N, L) for one text encoder, not {tuple(labels.shape)}")
-        return {"encoder_hidden_states": features(encoders, [labels])[0]}
+        ids, places = labels.unique(dim=0, return_inverse=True)
+        return {"encoder_hidden_states": features(encoders, [ids])[0][places]}
     if labels.ndim != 3 or labels.shape[1] != 3:
         raise ValueError(f"two text encoders need ids and sizes (N, 3, L), see `with_sizes`, not {tuple(labels.shape)}")
-    states, pooled = features(encoders, [labels[:, 0], labels[:, 1]])
-    told = {"text_embeds": pooled, "time_ids": labels[:, 2, :SIZES].float()}
-    return {"encoder_hidden_states": states, "added_cond_kwargs": told}
+    ids, places = labels[:, :2].unique(dim=0, return_inverse=True)
+    states, pooled = features(encoders, [ids[:, 0], ids[:, 1]])
+    assert pooled is not None
+    told = {"text_embeds": pooled[places], "time_ids": labels[:, 2, :SIZES].float()}
+    return {"encoder_hidden_states": states[places], "added_cond_kwargs": told}

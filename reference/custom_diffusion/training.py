@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gengauge.reference.custom_diffusion.attention import Which, stop_first_token, trained_names
+from gengauge.reference.custom_diffusion.attention import Which, quick_self_attention, stop_first_token, trained_names
 from gengauge.reference.custom_diffusion.conditioning import conditions
 from gengauge.reference.custom_diffusion.losses import Weighting, masked_errors, noised, prior_loss, target
 from gengauge.reference.custom_diffusion.models import Models, latents_of, moments_of
@@ -195,6 +195,8 @@ class Training:
             network.to(self.device).requires_grad_(False)
         if recipe.stop_first_token:
             stop_first_token(models.unet)
+        if recipe.bfloat16 and self.device.type == "cpu":
+            quick_self_attention(models.unet)
         self.abar = models.abar.to(self.device)
         own = dict(models.unet.named_parameters())
         names = [] if recipe.trained == "tokens" else trained_names(own, recipe.trained)
