@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ def plan(jobs: Sequence[Job], data: Path | None) -> list[JobPlan]:
     return plans
 
 
+@functools.cache
 def count(planned: PlannedNetwork) -> Counted:
     """Builds a network on the meta device and counts it; a MAC is half of torch's FLOP count (matrix products and
     convolutions only)."""

@@ -77,7 +77,8 @@ def run_local(jobs: Sequence[Job], out: Path, parallel: int, tell: Callable[[Eve
     """
     forked = multiprocessing.get_context("forkserver")
     # With the papers' modules, which bring most of the imports; and a file edited during a run does no harm.
-    forked.set_forkserver_preload([*PRELOAD, *dict.fromkeys(job.source.partition(":")[0] for job in jobs)])
+    papers = {job.source.partition(":")[0]: job.paper.preload for job in jobs}
+    forked.set_forkserver_preload([*PRELOAD, *papers, *(each for heavy in papers.values() for each in heavy)])
     waiting = sorted(jobs, key=lambda job: job.declared()[0].timed)  # stable: the timed ones come last
     running: list[_Running] = []
     try:

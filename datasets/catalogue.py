@@ -256,6 +256,15 @@ DATA_SETS = (
         f"git clone https://github.com/{CUSTOM_DIFFUSION_CODE} in the data folder (its licence is for research that is "
         "not commercial), so that there is",
     ),
+    DataSet(
+        "custom-diffusion-validation",
+        "Custom Diffusion: real pictures of the concepts' classes, for KID",
+        ("custom_diffusion",),
+        ("custom-diffusion/validation", "custom_diffusion/validation"),
+        "put about 500 pictures of each class that no training sees into folders named after the concepts (cat, "
+        "wooden_pot, ...) in custom-diffusion/validation of the data folder, with images.txt and caption.txt where "
+        "they have captions; the paper's are not published",
+    ),
     _custom_diffusion(
         "custom-diffusion-models",
         "Custom Diffusion: the authors' deltas of the paper's concepts",

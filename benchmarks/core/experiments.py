@@ -183,7 +183,8 @@ class Experiment:
 class Paper:
     """A paper of the suite. One without experiments has published numbers only, and `list` says so.
 
-    `about` tells in the report what the experiments are and what they are not, one paragraph a scale.
+    `about` tells in the report what the experiments are and what they are not, one paragraph a scale. `preload` are
+    heavy modules that jobs import late, so that a run imports them once for all of its jobs.
     """
 
     key: str
@@ -194,6 +195,7 @@ class Paper:
     experiments: tuple[Experiment, ...] = ()
     claims: tuple[Claim, ...] = ()
     about: Mapping[Scale, str] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
 
     def table(self, key: str) -> Table:
         """The table of a key; ValueError naming the tables there are."""
