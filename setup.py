@@ -64,7 +64,7 @@ setup(
         "": ["py.typed"],
         "gengauge.benchmarks": ["published/*.csv", "zoo/weights/*", "papers/sige/*.npz", "warp_ui/page/*"],
         "gengauge.kernels.native": ["*.cpp", "*.h"],
-        "gengauge.reports": ["templates/*"],
+        "gengauge.reports": ["templates/*", "baselines/*"],
     },
     cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": PlatformWheel},
     distclass=PlatformDistribution,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column as TableColumn
 from rich.table import Table
 
-from gengauge.benchmarks import concept_cli
+from gengauge.benchmarks import compare_cli, concept_cli
 from gengauge.benchmarks.core.version import __version__
 from gengauge.benchmarks.terminal import DeviceName, bars, device_of
 
@@ -656,6 +656,9 @@ def doctor_command(
         )
         group = f.group
     Console().print(table)
+
+
+compare_cli.attach(app)
 
 
 def _scales(experiments: list[Experiment]) -> str:

@@ -90,6 +90,7 @@ def make_records(
             samples=m.samples,
             step=m.step,
             note=m.note,
+            repetitions=m.repetitions,
             experiment=experiment.key,
             seed=job.seed,
             scale=job.scale,

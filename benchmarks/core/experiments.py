@@ -31,7 +31,8 @@ class Unavailable(Exception):
 class Measurement:
     """One measured value. `step` is None for the final value and for a point of a curve its place (see `Axis`).
 
-    `missing` says why there is no value (`value` is NaN then), where the rest of the job went well.
+    `missing` says why there is no value (`value` is NaN then), where the rest of the job went well. `repetitions` are
+    the single measurements that a time sums up, in the order they were taken.
     """
 
     row: str
@@ -44,6 +45,7 @@ class Measurement:
     step: int | None = None
     note: str = ""
     missing: str = ""
+    repetitions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no repetitions; it is read as if there had been none
 
 Status = Literal["ok", "failed", "timeout", "memory", "unavailable"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -21,6 +21,10 @@ class Record:
     A job that gave no value leaves one record for each of its rows, with an empty `column`, no `value`, its `status`
     and the `reason`. `step` is empty for final values. `low` and `high` bound the value within its seed, by the method
     named in `interval`. `digest` identifies the job (experiment, rows, seed, scale, settings, data, device, code).
+
+    `repetitions` are the single measurements that `value` sums up, in its unit and in the order they were taken, where
+    one thing was measured again and again, as times are; empty elsewhere. They stay in the record, so that a frame has
+    one row a value: `frame.explode("repetitions")` gives a row each.
     """
 
     paper: str
@@ -50,6 +54,7 @@ class Record:
     code: str
     digest: str
     time: str
+    repetitions: tuple[float, ...] = ()
 
 
 def ended_well(status: str, column: str) -> bool:
@@ -67,6 +72,7 @@ _TYPES = {
     "Status": pa.string(),
     "float | None": pa.float64(),
     "int | None": pa.int64(),
+    "tuple[float, ...]": pa.list_(pa.float64()),
 }
 SCHEMA = pa.schema(
     [pa.field(f.name, _TYPES[str(f.type)], nullable="None" in str(f.type)) for f in fields(Record)],
@@ -86,6 +92,8 @@ def empty_frame() -> pd.DataFrame:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Arrow table to a tidy pandas frame: nullable integers stay integers, texts are strings."""
+    """Arrow table to a tidy pandas frame: nullable integers stay integers, texts are strings, repetitions tuples."""
     types: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype()}
-    return table.to_pandas(types_mapper=types.get)
+    frame = table.to_pandas(types_mapper=types.get)
+    frame["repetitions"] = pd.Series([tuple(map(float, r)) for r in frame["repetitions"]], frame.index, dtype=object)
+    return frame

@@ -21,6 +21,10 @@ class OlderCode(UserWarning):
     """Records by older code or libraries are left out of a frame, since numbers of two programs are not averaged."""
 
 
+class NewerSchema(ValueError):
+    """A part was written by a later version of gengauge."""
+
+
 def write_part(folder: Path, name: str, records: list[Record]) -> Path:
     """Writes one part, whole or not at all: to a hidden file beside it, flushed to the disk, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,12 +47,17 @@ def read_records(folder: Path | str, every_attempt: bool = False) -> pd.DataFram
     `OlderCode` warning says what that leaves out); with `every_attempt` everything does. A part that cannot be read is
     named in a `DamagedPart` warning and moved to `records/damaged/`; the others are read. A part of a newer schema
     raises ValueError: update gengauge to read it. Raises FileNotFoundError without such a folder.
+
+    The folder may also be one Parquet file; it stays where it is, and ValueError says what is wrong with it.
     """
     folder = Path(folder)
     folder = folder / "records" if (folder / "records").is_dir() else folder
-    if not folder.is_dir():
+    if folder.is_file():
+        parts = [_read_file(folder)]
+    elif folder.is_dir():
+        parts = [table for path in sorted(folder.glob("*.parquet")) if (table := _read_part(path)) is not None]
+    else:
         raise FileNotFoundError(f"{folder} is no folder of records; `gengauge run` makes one")
-    parts = [table for path in sorted(folder.glob("*.parquet")) if (table := _read_part(path)) is not None]
     if not parts:
         return empty_frame()
     frame = to_frame(pa.concat_tables(parts))
@@ -78,8 +87,21 @@ def _current(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _read_part(path: Path) -> pa.Table | None:
     try:
+        return _read_file(path)
+    except NewerSchema:
+        raise
+    except ValueError as error:
+        _set_aside(path, str(error.__cause__))
+        return None
+
+
+def _read_file(path: Path) -> pa.Table:
+    """A part as a table of `SCHEMA`, also one of an older schema. Raises ValueError for what is none."""
+    try:
         table = pq.read_table(path, page_checksum_verification=True)
         version = int((table.schema.metadata or {}).get(b"gengauge_schema", b"0"))
+        if version == 1 and table.schema.names == SCHEMA.names[:-1]:
+            table = table.append_column(SCHEMA.field("repetitions"), pa.array([[]] * len(table), SCHEMA.types[-1]))
         if version <= SCHEMA_VERSION:
             if table.schema.names != SCHEMA.names:
                 raise ValueError("its columns are not those of a record")
@@ -87,9 +109,8 @@ def _read_part(path: Path) -> pa.Table | None:
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the system's, not the file's: no permission, too many open files
-        _set_aside(path, str(error))
-        return None
-    raise ValueError(f"{path} has schema {version}, this gengauge reads up to {SCHEMA_VERSION}; update gengauge")
+        raise ValueError(f"{path} is no part of a record store: {error}") from error
+    raise NewerSchema(f"{path} has schema {version}, this gengauge reads up to {SCHEMA_VERSION}; update gengauge")
 
 
 def _set_aside(path: Path, why: str) -> None:

@@ -78,6 +78,16 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
+def test_a_part_of_an_older_schema_is_read_as_without_repetitions(tmp_path: Path) -> None:
+    path = write_part(tmp_path, "a", [replace(RECORD, repetitions=(1.0, 2.0))])
+    assert read_records(path)["repetitions"].tolist() == [(1.0, 2.0)]
+    table = pq.read_table(path).drop_columns(["repetitions"]).replace_schema_metadata({"gengauge_schema": "1"})
+    pq.write_table(table, tmp_path / "old.parquet")
+    write_part(tmp_path, "b", [replace(RECORD, seed=1)])
+    assert read_records(tmp_path)["repetitions"].tolist().count(()) == 2
+    assert read_records(tmp_path / "old.parquet")["repetitions"].tolist() == [()]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"text"])
 def test_a_damaged_part_is_set_aside_and_the_rest_is_read(tmp_path: Path, content: bytes) -> None:
     write_part(tmp_path, "good", [RECORD])

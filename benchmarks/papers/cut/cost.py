@@ -98,6 +98,7 @@ def cost(context: Context) -> Iterator[Result]:
             spread[-1],
             "first and last decile of repeats",
             len(mine.seconds),
+            repetitions=tuple(mine.seconds),
         )
         yield Measurement(row, "memory", memory[method] / GIGA)
         against = ratio(mine, base)

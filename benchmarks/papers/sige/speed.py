@@ -335,7 +335,9 @@ def _bytes_of(module: nn.Module) -> int:
 def _common(row: str, found: Samples, eager: Samples, best: Samples) -> Iterator[Measurement]:
     seconds = found.seconds
     what = f"lowest and highest of {len(seconds)} repeats"
-    yield Measurement(row, "seconds", found.median, min(seconds), max(seconds), what, len(seconds))
+    yield Measurement(
+        *(row, "seconds", found.median, min(seconds), max(seconds), what, len(seconds)), repetitions=tuple(seconds)
+    )
     yield _ratio(row, "speedup", ratio(eager, found))
     yield _ratio(row, "against_dense", ratio(best, found))
     yield Measurement(row, "page_faults", statistics.median(found.faults), samples=len(found.faults))
