@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -225,7 +224,10 @@ def _add_tokens(
     def undo() -> None:
         tokenizer.__dict__.clear()
         tokenizer.__dict__.update(before)
-        embedding.weight, embedding.num_embeddings = weight, len(weight)
+        here = embedding.weight  # wherever the model has been moved by then
+        moved = weight if weight.device == here.device and weight.dtype == here.dtype else weight.detach().to(here)
+        embedding.weight = weight if moved is weight else nn.Parameter(moved, weight.requires_grad)
+        embedding.num_embeddings = len(weight)
         for module in pooling:
             module.eos_token_id = OLD_END  # type: ignore[assignment]
         if config is not None:
@@ -280,6 +282,6 @@ def _change_encoder(
 def _replace(own: Tensor, new: Tensor, strength: float, done: list[Callable[[], object]]) -> bool:
     """Moves a weight towards its new value, at strength 1 to all its bits; whether that changed it."""
     before = own.detach().clone()
-    done.append(partial(own.data.copy_, before))
+    done.append(lambda: own.data.copy_(before))  # wherever the model has been moved by then
     own.data.copy_(new if strength == 1 else before.float() + strength * (new.float() - before.float()))
     return not torch.equal(own, before)

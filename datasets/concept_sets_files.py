@@ -169,6 +169,8 @@ def captioned_pictures(folder: Path, caption: str) -> list[tuple[Path, str]]:
     names, texts = (read_lines(path) for path in lists)
     if len(names) != len(texts) or not names:
         raise ValueError(f"{lists[0]} names {len(names)} pictures, and {lists[1]} holds {len(texts)} captions")
+    if (empty := next((number for number, text in enumerate(texts, 1) if not text.strip()), None)) is not None:
+        raise ValueError(f"{lists[1]}, line {empty}, is empty: each picture has a caption")
     return [(_listed_picture(folder, name), text) for name, text in zip(names, texts, strict=True)]
 
 

@@ -353,6 +353,23 @@ def test_two_are_merged_where_one_has_no_token(tree: Path, work: Path) -> None:
         merged(pipeline, both, (first, second), captions, Merging(140))
 
 
+def test_pictures_that_trainings_see_are_no_reference_of_kid(own: Path, tmp_path: Path) -> None:
+    code = own / "custom-diffusion"
+    seen = code / "data" / "real_reg" / "samples_cat" / "images" / "0.png"
+    shutil.copy(seen, code / "validation" / "cat" / "another name.png")
+    with pytest.raises(ValueError, match=r"another name\.png is among the class pictures"):
+        run(ROW, tmp_path, own)
+    assert not (tmp_path / "custom-diffusion" / "deltas").exists()
+
+
+def test_a_picture_without_a_caption_is_told_before_anything_is_trained(own: Path, tmp_path: Path) -> None:
+    captions = own / "custom-diffusion" / "data" / "real_reg" / "samples_cat" / "caption.txt"
+    captions.write_text("a cat\n\nanother\n")
+    with pytest.raises(ValueError, match=r"caption\.txt, line 2, is empty"):
+        run(ROW, tmp_path, own)
+    assert not (tmp_path / "custom-diffusion" / "deltas").exists()
+
+
 # -- the authors' deltas -----------------------------------------------------------------------------------------------
 
 
@@ -364,6 +381,7 @@ def test_the_authors_deltas_take_the_place_of_a_training(
     weights = {name: each.detach() * 1.1 for name, each in base.items() if ".attn2.to_k." in name}
     path = own / "custom-diffusion" / "models" / place
     path.parent.mkdir(parents=True)
+    (own / "custom-diffusion" / "models" / "cat.a.png").write_bytes(b"a picture of it")
     if path.suffix == ".ckpt":
         weights = {}
     write_delta(path, Delta(weights, {"<new1>": (torch.ones(32),)}), layers=1)

@@ -110,6 +110,17 @@ def test_a_delta_changes_what_a_pipeline_draws_and_can_be_undone(pipeline: Any) 
     unchanged(pipeline, before)
 
 
+def test_a_model_that_was_moved_meanwhile_is_given_back_too(pipeline: Any) -> None:
+    """Moving a model, to a GPU or another type, gives its parameters other memory."""
+    before = {name: each.double() for name, each in pipeline.unet.state_dict().items()}
+    words = table(pipeline.text_encoder).weight.double()
+    applied = apply_to_pipeline(pipeline, delta_for(pipeline))
+    pipeline.to(torch.float64)
+    applied.undo()
+    assert all(torch.equal(each, before[name]) for name, each in pipeline.unet.state_dict().items())
+    assert torch.equal(table(pipeline.text_encoder).weight, words)
+
+
 def test_two_deltas_at_once_are_undone_from_the_last(pipeline: Any) -> None:
     before = everything(pipeline)
     one = apply_to_pipeline(pipeline, delta_for(pipeline))

@@ -98,8 +98,9 @@ class Evaluation:
             whole = loading.released([each.name for each in parts], s.method, self.context.data)
             if whole is not None and (jointly or not pair):
                 continue
-            for each in parts:
-                own = None if jointly else loading.released([each.name], s.method, self.context.data)
+            for number, each in enumerate(parts):
+                trained = jointly or (number > 0 and s.method.pairing == "sequential")
+                own = None if trained else loading.released([each.name], s.method, self.context.data)
                 if s.method.prior == "real" and own is None:
                     loading.class_pictures(each, s.class_pictures)
             if pair and s.method.pairing == "merged":

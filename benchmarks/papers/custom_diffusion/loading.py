@@ -106,13 +106,25 @@ def class_pictures(concept: SetConcept, most: int) -> tuple[Captioned, ...]:
 
 
 def validation(concept: SetConcept, data: Path | None) -> list[tuple[Path, str]]:
-    """Real pictures of a class that samples of it are compared to, with captions. Raises DataNotFound for none."""
+    """Real pictures of a class that samples of it are compared to, with captions.
+
+    Raises DataNotFound for none, and ValueError where one of them is among the class pictures that trainings take.
+    """
     root = find(VALIDATION, data)
     folder = root / concept.name
     if not folder.is_dir():
         remedy = data_set(VALIDATION).remedy
         raise DataNotFound(f"real pictures of the class of {concept.name}, for KID", [folder], remedy)
-    return captioned_pictures(folder, template(concept.category))
+    found = captioned_pictures(folder, template(concept.category))
+    taught = [] if concept.class_folder is None else [path for path, _ in captioned_pictures(concept.class_folder, "")]
+    sizes = {path.stat().st_size for path in taught}  # most files are told apart by their size
+    known = {file_sha256(path) for path in taught} if any(path.stat().st_size in sizes for path, _ in found) else set()
+    for path, _ in found:
+        if path.stat().st_size in sizes and file_sha256(path) in known:
+            raise ValueError(
+                f"{path} is among the class pictures in {concept.class_folder}, which trainings see: KID needs others"
+            )
+    return found
 
 
 def common_captions(found: ConceptSet, count: int, data: Path | None) -> list[str]:
@@ -136,7 +148,9 @@ def released(names: Sequence[str], method: Method, data: Path | None) -> Path | 
         if _letters(place.name.partition(".")[0].replace("delta", "")) != wanted:
             continue
         if place.is_file():
-            return place
+            if place.suffix in (".bin", ".ckpt", ".safetensors"):
+                return place
+            continue
         inside = [place / name for name in FILES] + sorted(place.rglob("delta*.ckpt"))
         if file := next((path for path in inside if path.is_file()), None):
             return file

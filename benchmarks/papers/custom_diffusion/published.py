@@ -94,8 +94,9 @@ PROTOCOL: Protocol = (
         "baselines",
         "Textual Inversion and DreamBooth by their authors' settings; fine-tune all by this method's recipe",
         (
-            "settings not told: those of their papers, tokens begin as the class where it is one token; "
-            f"the whole U-Net tuned at a rate of {WHOLE.recipe.lr if WHOLE.recipe else 0:g}"
+            "settings not told: those of their papers; Textual Inversion with one caption and no mirroring, its token "
+            "before the class's word, as which it begins where that is one token; DreamBooth's rare word likewise, "
+            f"none for the moongate; the whole U-Net tuned at a rate of {WHOLE.recipe.lr if WHOLE.recipe else 0:g}"
         ),
     ),
     ("rows", "one training each", "one training and one set of samples; the interval is over prompts or data sets"),

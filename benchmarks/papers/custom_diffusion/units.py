@@ -46,6 +46,7 @@ from gengauge.reference.custom_diffusion.training import Recipe
 
 DELTA, ABOUT = "delta.safetensors", "about.json"
 EVERY = 50  # iterations between two states
+CLASS_SEED = 1_000_000  # added for class pictures, so that no sample begins as the noise of one that taught
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,8 @@ class Workshop:
         assert found.delta is not None
         tokens = {**tokens_of([first.delta], [pair.first]), **found.delta.tokens}
         base = samples(self.base, found.delta.weights)
-        return replace(found, delta=Delta(found.delta.weights, tokens, base=base))
+        source = found.source if first.source == found.source else f"{first.source}, then {found.source}"
+        return replace(found, delta=Delta(found.delta.weights, tokens, base=base), source=source)
 
     def _train(
         self,
@@ -213,8 +215,9 @@ class Workshop:
             return ()
         if method.prior == "real":
             return loading.class_pictures(concept, self.s.class_pictures)
-        prompt = template(concept.category)
-        drawing = replace(self.s.class_drawing, each=self.s.class_pictures)
+        prompt, drawing = template(concept.category), self.s.class_drawing
+        how = replace(drawing.how, seed=drawing.how.seed + CLASS_SEED)
+        drawing = replace(drawing, how=how, each=self.s.class_pictures)
         folder = self.sampled(f"class-{concept.category}", Learnt(None, "base"), [prompt], drawing)
         return tuple(Captioned(path, prompt) for path in list_pictures(folder / SAMPLES))
 
