@@ -67,12 +67,12 @@ _MOODS = {
     "laughing": ("laughing", "cheerful", "happy"),
     "surprised": ("surprised", "astonished"),
 }
-_WEARING = {
+WEARING = {
     "collar": ("wearing a {} collar", "with a {} collar"),
     "hat": ("wearing a {} hat", "in a {} hat", "with a {} hat"),
     "glasses": ("wearing {} glasses", "with {} glasses"),
 }
-_PLACES = {
+PLACES = {
     "plain": ("in front of a {} wall", "on a {} background", "in front of a plain {} wall"),
     "gradient": ("on a {} gradient background", "in front of a {} gradient"),
     "meadow": ("in a meadow", "in a green meadow", "on a meadow with flowers"),
@@ -152,14 +152,14 @@ def caption(animal: Animal, random: np.random.Generator) -> str:
         if told["eyes"]:
             words.append(f"with {shown.eye_colour} eyes")
         if told["accessory"] and shown.accessory != "none":
-            words.append(pick(_WEARING[shown.accessory]).format(shown.accessory_colour))
+            words.append(pick(WEARING[shown.accessory]).format(shown.accessory_colour))
         return words
 
     words = named(scene)
     if animal.other is not None:
         words += ["and a", *named(animal.other)]
     if random.random() < _PLACE_TOLD:
-        words.append(pick(_PLACES[scene.background]).format(scene.background_colour))
+        words.append(pick(PLACES[scene.background]).format(scene.background_colour))
     lead = f"{pick(('photo', 'photo', 'picture', 'portrait')) if plain else animal.style} of a"
     framed = random.random() < 0.9 and bool(FRAMING_WORDS[animal.framing])
     before = [pick(FRAMING_WORDS[animal.framing])] if framed else []

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gengauge.benchmarks.training.loop import Tell
-from gengauge.benchmarks.zoo import ddpm_cat, segmenter, stylegan2_cat, stylegan2_poses
+from gengauge.benchmarks.zoo import (
+    ddpm_cat,
+    segmenter,
+    stylegan2_cat,
+    stylegan2_poses,
+    text_to_image,
+    world_autoencoder,
+    world_clip,
+    world_open_clip,
+)
 from gengauge.benchmarks.zoo.aligners import ALIGNERS
+from gengauge.benchmarks.zoo.concept_deltas import CUSTOMISATIONS
 from gengauge.benchmarks.zoo.translators import TRANSLATORS
 
 
@@ -34,5 +44,10 @@ def networks() -> dict[str, Entry]:
         *TRANSLATORS.values(),
         stylegan2_poses,
         *ALIGNERS.values(),
+        world_clip,
+        world_open_clip,
+        world_autoencoder,
+        text_to_image,
+        *CUSTOMISATIONS.values(),
     )
     return {entry.NAME: entry for entry in known}

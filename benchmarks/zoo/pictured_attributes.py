@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gengauge.benchmarks.zoo.captioned_animals import RESOLUTION, STYLES, animals, in_style, pictures
+from gengauge.benchmarks.zoo.captioned_animals import PLACES, RESOLUTION, STYLES, animals, in_style, pictures
 from gengauge.datasets import world
 from gengauge.datasets.world.backgrounds import backgrounds
 
@@ -66,14 +66,19 @@ def _coats() -> Tensor:
     for colour in world.FUR_COLOURS:
         shown = animals(_SEED, range(160), unusual=True, fur_colour=colour)
         chosen = [each for each in shown if each.framing == "normal" and each.style == "photo"]
-        out.append(_histograms(pictures(chosen)).mean(0))
+        out.append(histograms(middle(pictures(chosen))).mean(0))
     return torch.stack(out)
 
 
-def _histograms(shown: Tensor) -> Tensor:
-    """How often each of 512 colours is in the middle of pictures (N, 3, H, W): (N, 512)."""
+def middle(shown: Tensor) -> Tensor:
+    """The part of pictures (N, 3, 64, 64) that the head of an animal alone fills."""
     low, high = 3 * RESOLUTION // 10, 7 * RESOLUTION // 10
-    bins = shown[:, :, low:high, low:high].long() // 32
+    return shown[:, :, low:high, low:high]
+
+
+def histograms(shown: Tensor) -> Tensor:
+    """How often each of 512 colours is in pictures uint8 (N, 3, H, W): (N, 512), sums 1."""
+    bins = shown.long() // 32
     index = (bins[:, 0] * 64 + bins[:, 1] * 8 + bins[:, 2]).flatten(1)
     counts = torch.zeros(len(shown), 512).scatter_add_(1, index, torch.ones(index.shape))
     return counts / index.shape[1]
@@ -82,7 +87,7 @@ def _histograms(shown: Tensor) -> Tensor:
 def coats(shown: Tensor) -> list[str]:
     """Coat colours of animals alone in pictures uint8 (N, 3, 64, 64), not far away: that of the nearest histogram."""
     known = _coats().sqrt()
-    found = _histograms(shown).sqrt() @ known.T / known.norm(dim=1)
+    found = histograms(middle(shown)).sqrt() @ known.T / known.norm(dim=1)
     return [world.FUR_COLOURS[int(i)] for i in found.argmax(1)]
 
 
@@ -95,13 +100,7 @@ def prompts(count: int) -> list[tuple[str, tuple[str, str, str]]]:
             options[int(random.integers(len(options)))]
             for options in (world.FUR_COLOURS, world.SPECIES, world.BACKGROUNDS, world.BACKGROUND_COLOURS)
         )
-        place = {
-            "plain": f"in front of a {colour} wall",
-            "gradient": f"on a {colour} gradient background",
-            "bricks": f"in front of a {colour} wall of bricks",
-            "meadow": "in a green meadow",
-            "night": "under the night sky",
-        }[background]
+        place = PLACES[background][0].format(colour)
         colour = colour if background in PLAINLY_COLOURED else ""
         out.append((f"photo of a {coat} {species} {place}", (coat, background, colour)))
     return out

@@ -63,11 +63,11 @@ def pipeline(folder: Path = FOLDER) -> Any:
     from diffusers import StableDiffusionPipeline
 
     for name, digest in card(folder)["parts"].items():
-        if entries.read_card(name, _place(folder, name))["sha256"] != digest:
-            raise ValueError(f"{_place(folder, name) / name}.safetensors is another than {NAME} was trained with")
+        if entries.read_card(name, place(folder, name))["sha256"] != digest:
+            raise ValueError(f"{place(folder, name) / name}.safetensors is another than {NAME} was trained with")
     made = StableDiffusionPipeline(
-        vae=world_autoencoder.load(_place(folder, world_autoencoder.NAME)),
-        text_encoder=world_clip.text_encoder(_place(folder, world_clip.NAME)),
+        vae=world_autoencoder.load(place(folder, world_autoencoder.NAME)),
+        text_encoder=world_clip.text_encoder(place(folder, world_clip.NAME)),
         tokenizer=captions_tokenizer.tokenizer(),
         unet=load(folder),
         scheduler=world_diffusion.scheduler(),
@@ -115,9 +115,9 @@ def make(
     """
     exact_float32()
     schedule = Schedule(max(1, round(kimg * 1000 / BATCH)), snapshot_every=1000, save_every=200, log_every=20)
-    autoencoder = world_autoencoder.load(_place(folder, world_autoencoder.NAME))
-    encoder = world_clip.text_encoder(_place(folder, world_clip.NAME))
-    parts = {name: entries.read_card(name, _place(folder, name))["sha256"] for name in PARTS}
+    autoencoder = world_autoencoder.load(place(folder, world_autoencoder.NAME))
+    encoder = world_clip.text_encoder(place(folder, world_clip.NAME))
+    parts = {name: entries.read_card(name, place(folder, name))["sha256"] for name in PARTS}
     latents = _latents(autoencoder, work, parts[world_autoencoder.NAME], device)
     shown = animals(world_clip.SEED, range(PICTURES))
     trained = train(
@@ -157,7 +157,7 @@ def about_samples(folder: Path, samples: int, device: str = "cpu") -> dict[str, 
     return {**found, "sampling_steps": STEPS, "guidance": GUIDANCE, "shown_as_asked": right}
 
 
-def _place(folder: Path, name: str) -> Path:
+def place(folder: Path, name: str) -> Path:
     """Where a part lies: in the folder, or in the zoo."""
     return folder if (folder / f"{name}.json").is_file() else FOLDER
 

@@ -1,0 +1,62 @@
+"""Customisations of the zoo's model by where they come from: trained, side by side, or merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gengauge.benchmarks.core.experiments import Context
+from gengauge.benchmarks.custom_pipeline import merge_deltas
+from gengauge.benchmarks.jobs import code_version
+from gengauge.benchmarks.papers.custom_diffusion.world import Model
+from gengauge.benchmarks.training.processes import join
+from gengauge.benchmarks.zoo.captioned_animals import animals, caption
+from gengauge.benchmarks.zoo.concept_deltas import Lesson, teach
+from gengauge.datasets.deltas import Delta
+
+CAPTIONS, _CAPTIONED = 200, 9_500_000  # common captions that a merge is to leave alone, and the seed of their animals
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several customisations in one: new tokens side by side, or weights merged without training."""
+
+    parts: tuple[Lesson, ...]
+    merged: bool = False
+
+
+Source = Lesson | Together
+
+
+def learnt(context: Context, source: Source, model: Model) -> Delta:
+    """The delta of a source; what is trained goes on from where an earlier job left it.
+
+    Raises what the training raises.
+    """
+    if isinstance(source, Lesson):
+        processes, device = join(context.device)
+        return teach(
+            source,
+            context.work,
+            seed=context.seed,
+            device=device,
+            folder=model.folder,
+            processes=processes,
+            tell=context.progress,
+            code=code_version(),
+        )[0]
+    deltas = [learnt(context, part, model) for part in source.parts]
+    if not source.merged:
+        return Delta(tokens={token: each for delta in deltas for token, each in delta.tokens.items()})
+    return merged(model, deltas, [concept.species for part in source.parts for concept in part.concepts])
+
+
+def merged(model: Model, deltas: Sequence[Delta], categories: Sequence[str]) -> Delta:
+    """Deltas of one concept each as one, by the closed form; the model's own captions are to change least."""
+    random = np.random.default_rng(_CAPTIONED)
+    captions = [caption(each, random) for each in animals(_CAPTIONED, range(CAPTIONS))]
+    pipeline = model.pipeline
+    found, _ = merge_deltas(pipeline.unet, pipeline.text_encoder, pipeline.tokenizer, deltas, categories, captions)
+    return found
