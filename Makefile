@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Where mypy sees the folders at the top as the one package that they are installed as.
 PACKAGE := build/package
 
-.PHONY: quick test check bench format clean
+.PHONY: quick test check types bench format clean
 
 ## Run the suite at quick scale and write out/quick/report/index.html, also where a job failed.
 quick: $(VENV)/.quick
@@ -20,6 +20,10 @@ test: check
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) types
+
+## Check types and who imports whom.
+types: $(VENV)/.dev
 	mkdir -p $(PACKAGE)/gengauge
 	for part in benchmarks reference kernels datasets reports; do ln -sfn ../../../$$part $(PACKAGE)/gengauge/$$part; done
 	MYPYPATH=$(PACKAGE) $(BIN)/mypy -p gengauge

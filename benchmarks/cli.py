@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column as TableColumn
 from rich.table import Table
 
-from gengauge.benchmarks import compare_cli, concept_cli
+from gengauge.benchmarks import compare_cli, concept_cli, plot_cli
 from gengauge.benchmarks.core.version import __version__
 from gengauge.benchmarks.terminal import DeviceName, bars, device_of
 
@@ -328,6 +328,9 @@ def measure_command(
 def report_command(
     run: Annotated[Path, typer.Argument(help="A run's output folder.")] = Path("out/quick"),
     out: Annotated[Path | None, typer.Option(help="Where to write; by default RUN/report.")] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="A folder of earlier runs (also Parquet files, baselines), to show over time.")
+    ] = None,
 ) -> None:
     """Write the report of a run: one self-contained page, and Markdown, CSV and LaTeX tables."""
     from gengauge.benchmarks.core.store import read_records
@@ -336,14 +339,9 @@ def report_command(
     from gengauge.benchmarks.papers import SOURCES
     from gengauge.reports import build_report
 
-    page = build_report(
-        read_records(run),
-        [load_paper(source) for source in SOURCES],
-        run,
-        out or run / "report",
-        gallery(),
-        GALLERY_TEXT,
-    )
+    papers = [load_paper(source) for source in SOURCES]
+    past = None if history is None else plot_cli.past_of(run, history, papers)
+    page = build_report(read_records(run), papers, run, out or run / "report", gallery(), GALLERY_TEXT, past)
     Console().print(f"Report: {page}", highlight=False)
 
 
@@ -659,6 +657,7 @@ def doctor_command(
 
 
 compare_cli.attach(app)
+plot_cli.attach(app)
 
 
 def _scales(experiments: list[Experiment]) -> str:

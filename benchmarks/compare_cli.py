@@ -85,7 +85,7 @@ def compare_command(
     failing = verdicts_of(fail_on)
     thresholds = read_thresholds(config or _pyproject())
     where = folder or default_folder()
-    (first, kept), (second, also_kept) = _read(before, where), _read(after, where)
+    (first, kept), (second, also_kept) = records_of(before, where), records_of(after, where)
     if kept != also_kept:
         first, second = (first, printed(second)) if kept else (printed(first), second)
     changes = compare(first, second, [load_paper(source) for source in SOURCES], thresholds)
@@ -257,8 +257,11 @@ def _named(name: str, folder: Path) -> Path:
     return path
 
 
-def _read(name: str, folder: Path) -> tuple[pd.DataFrame, bool]:
-    """The records that a word on the command line means, and whether they are a baseline's text."""
+def records_of(name: str, folder: Path) -> tuple[pd.DataFrame, bool]:
+    """The records that a word on the command line means, and whether they are a baseline's text.
+
+    Raises FileNotFoundError naming the baselines there are, and ValueError for a run without records.
+    """
     from gengauge.benchmarks.core.baselines import SUFFIX, baseline_names, read_baseline
     from gengauge.benchmarks.core.store import read_records
 

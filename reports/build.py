@@ -13,9 +13,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from gengauge.benchmarks.core.change_points import METHOD as CHANGES
 from gengauge.benchmarks.core.claims import METHOD
 from gengauge.benchmarks.core.experiments import Paper
+from gengauge.benchmarks.core.history import History
 from gengauge.benchmarks.core.tables import slug
+from gengauge.reports import history as histories
 from gengauge.reports import plots, text
 from gengauge.reports.content import Illustration, MeasuredTable, PaperSection, compose, pivot, sources
 
@@ -41,13 +44,16 @@ def build_report(
     out: Path,
     gallery: Sequence[Illustration] = (),
     gallery_text: str = "",
+    history: History | None = None,
 ) -> Path:
     """Writes the report on `frame` to the folder `out` and returns the page's path, `out/index.html`.
 
     The page opens from disk without a network: pictures and plots are inside. `run` is the run's folder, whose
-    `pictures/<digest>/` hold the sample grids. Raises ValueError for a frame without records.
+    `pictures/<digest>/` hold the sample grids. `history` is shown where it has more than one run. Raises ValueError for
+    a frame without records.
     """
     report = compose(frame, papers)
+    past = history if history is not None and len(history.runs) > 1 else None
     measured_keys = {section.paper.key for section in report.papers}
     others = [
         f"{p.name} ({'published numbers only' if not p.experiments else 'not run'})"
@@ -67,6 +73,7 @@ def build_report(
         margin=text.margin,
         gallery=[_embed(i) for i in gallery],
         gallery_text=gallery_text,
+        history=None if past is None else _history(past),
         sections=[_section(section, frame, run) for section in report.papers],
     )
     tables = out / "tables"
@@ -78,11 +85,28 @@ def build_report(
             )
             (tables / f"{name}.csv").write_text(text.csv(table), encoding="utf-8")
             (tables / f"{name}.tex").write_text(text.latex(table), encoding="utf-8")
-    (out / "report.md").write_text(text.markdown(report), encoding="utf-8")
+    markdown = [text.markdown(report), *([] if past is None else [histories.markdown(past)])]
+    (out / "report.md").write_text("\n".join(markdown), encoding="utf-8")
     (out / "published.md").write_text(text.published_markdown(report), encoding="utf-8")
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
     return index
+
+
+def _history(past: History) -> dict[str, object]:
+    plotted = []
+    for number, (table, series) in enumerate(histories.by_table(past).items()):
+        moved = ", ".join(one.name for one in series if one.changes) or "no metric"
+        alt = f"{table} over {len(past.runs)} runs; {moved} changed level"
+        svg = Markup(histories.svg(series, past.runs, f"history-{number}"))
+        plotted.append((table, any(one.changes for one in series), _Plot(svg, "", alt)))
+    return {
+        "runs": past.runs,
+        "header": histories.HEADER,
+        "changes": histories.lines(past, past.series),
+        "plots": plotted,
+        "method": CHANGES,
+    }
 
 
 def _section(section: PaperSection, frame: pd.DataFrame, run: Path) -> dict[str, object]:

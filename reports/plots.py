@@ -84,7 +84,7 @@ def comparison(table: MeasuredTable, name: str) -> str | None:
             ax.set_yticks(range(len(table.rows)), [short(label) for _, label in table.rows])
         panels[0].invert_yaxis()
 
-    return _svg(draw, (max(8.0, 2.4 + 1.9 * across), lines * (0.9 + 0.42 * len(table.rows))), name)
+    return svg(draw, (max(8.0, 2.4 + 1.9 * across), lines * (0.9 + 0.42 * len(table.rows))), name)
 
 
 def curves(table: MeasuredTable, name: str) -> str | None:
@@ -122,7 +122,7 @@ def curves(table: MeasuredTable, name: str) -> str | None:
 
     lines = max(len(curve.lines) for curve in table.curves)
     size = (max(2.9 * len(table.curves), 6.0 if len(table.curves) == 1 else 0) + 0.4, 2.5 + 0.1 * lines)
-    return _svg(draw, size, name)
+    return svg(draw, size, name)
 
 
 def short(label: str, length: int = 46) -> str:
@@ -136,7 +136,7 @@ def _unit(unit: str) -> str:
     return "" if unit == "1" else f" ({unit})"
 
 
-def _svg(draw: Callable[[Figure], None], size: tuple[float, float], name: str) -> str:
+def svg(draw: Callable[[Figure], None], size: tuple[float, float], name: str) -> str:
     """SVG for inlining: ids get the name as prefix, several can stand on one page; ink is the page's `currentColor`."""
     with matplotlib.rc_context(rc=cast(Any, STYLE)):
         figure = Figure(figsize=size, layout="constrained")

@@ -68,7 +68,7 @@ def markdown(report: Report) -> str:
         for table in section.measured:
             out += [f"### {table.table.title}", "", f"Scale {table.scale}, {table.data}, {table.device}. {LEGEND}", ""]
             for part in table.parts():
-                out += [*_pipe(header(part), lines(part)), ""]
+                out += [*pipe(header(part), lines(part)), ""]
             if table.judgements:
                 out += ["", "| claim | verdict | margin |", "| --- | --- | --- |"]
                 out += [
@@ -76,9 +76,9 @@ def markdown(report: Report) -> str:
                     for j in table.judgements
                 ]
             for other in table.beside:
-                out += ["", f"Published beside: {other.title}", "", *_pipe(*published_lines(other))]
+                out += ["", f"Published beside: {other.title}", "", *pipe(*published_lines(other))]
             if table.protocol:
-                out += ["", *_pipe(["subject", "published", "here"], table.protocol)]
+                out += ["", *pipe(["subject", "published", "here"], table.protocol)]
             out.append("")
     if s.problems:
         out += [
@@ -158,7 +158,7 @@ def published_markdown(report: Report) -> str:
             if not table.published:
                 continue
             out += [f"## {section.paper.name}: {table.title}", ""]
-            out += _pipe(
+            out += pipe(
                 ["row", *(c.key for c in table.columns), "source (confidence)"],
                 [
                     [
@@ -173,7 +173,9 @@ def published_markdown(report: Report) -> str:
     return "\n".join(out)
 
 
-def _pipe(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def pipe(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table of Markdown as lines."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 

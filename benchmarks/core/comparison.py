@@ -101,12 +101,13 @@ class Context:
 
 
 @dataclass
-class _Values:
+class Values:
     """A metric's values in one context, by seed."""
 
     value: dict[int, float] = field(default_factory=dict)
     repetitions: dict[int, tuple[float, ...]] = field(default_factory=dict)
     samples: dict[int, int] = field(default_factory=dict)
+    bounds: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -123,7 +124,9 @@ Metric = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
-class _Declared:
+class Declared:
+    """What a paper says of a metric."""
+
     column: Column
     timed: bool
 
@@ -138,13 +141,8 @@ def compare(
     time is better low and a rate high. Repetitions of one run tell nothing of how runs differ: from six seeds on, a
     seed counts once. A number that failed in the candidate alone is worse.
     """
-    declared = {
-        (paper.key, e.key, column.key): _Declared(column, e.timed)
-        for paper in papers
-        for e in paper.experiments
-        for column in e.columns
-    }
-    first, second = _gather(baseline, declared), _gather(candidate, declared)
+    declared = declarations(papers)
+    first, second = gather(baseline, declared), gather(candidate, declared)
     lost, gained = _failures(candidate), _failures(baseline)
     waiting: list[_Open] = []
     for metric in sorted({*first, *second}):
@@ -152,8 +150,19 @@ def compare(
     return tuple(sorted(_decide(waiting), key=lambda c: (VERDICTS.index(c.verdict), -c.badness, c.metric)))
 
 
-def _gather(frame: pd.DataFrame, declared: Mapping[Any, _Declared]) -> dict[Metric, dict[Context, _Values]]:
-    out: dict[Metric, dict[Context, _Values]] = {}
+def declarations(papers: Sequence[Paper]) -> dict[tuple[str, str, str], Declared]:
+    """What papers say of their metrics, by keys of paper, experiment and column."""
+    return {
+        (paper.key, e.key, column.key): Declared(column, e.timed)
+        for paper in papers
+        for e in paper.experiments
+        for column in e.columns
+    }
+
+
+def gather(frame: pd.DataFrame, declared: Mapping[Any, Declared]) -> dict[Metric, dict[Context, Values]]:
+    """The final values of a frame by metric (paper, table, row, column) and by what must be equal to compare them."""
+    out: dict[Metric, dict[Context, Values]] = {}
     final = frame[frame["step"].isna() & (frame["status"] == "ok") & (frame["column"] != "")]
     for r in final.to_dict("records"):
         known = declared.get((r["paper"], r["experiment"], r["column"]))
@@ -163,9 +172,10 @@ def _gather(frame: pd.DataFrame, declared: Mapping[Any, _Declared]) -> dict[Metr
             names = ("scale", "data", "device", "threads", "dtype", "unit", "experiment")
             context = Context(*(r[name] for name in names))
         metric = (str(r["paper"]), str(r["table"]), str(r["row"]), str(r["column"]))
-        values, seed = out.setdefault(metric, {}).setdefault(context, _Values()), int(r["seed"])
+        values, seed = out.setdefault(metric, {}).setdefault(context, Values()), int(r["seed"])
         values.value[seed] = float(r["value"])
         values.repetitions[seed] = tuple(r["repetitions"])
+        values.bounds[seed] = float(r["low"]), float(r["high"])
         if not pd.isna(r["samples"]):
             values.samples[seed] = int(r["samples"])
     return out
@@ -183,11 +193,11 @@ def _failures(frame: pd.DataFrame) -> dict[tuple[str, ...], str]:
 
 def _metric(
     metric: Metric,
-    first: Mapping[Metric, Mapping[Context, _Values]],
-    second: Mapping[Metric, Mapping[Context, _Values]],
+    first: Mapping[Metric, Mapping[Context, Values]],
+    second: Mapping[Metric, Mapping[Context, Values]],
     lost: Mapping[tuple[str, ...], str],
     gained: Mapping[tuple[str, ...], str],
-    declared: Mapping[Any, _Declared],
+    declared: Mapping[Any, Declared],
     thresholds: Thresholds,
 ) -> list[_Open]:
     before, after = first.get(metric, {}), second.get(metric, {})
@@ -196,7 +206,7 @@ def _metric(
 
     def start(context: Context) -> Change:
         known = declared.get((metric[0], context.experiment, metric[3]))
-        kind, direction = _kind(context.unit, known)
+        kind, direction = kind_of(context.unit, known)
         where = f"{context.scale}, {context.data}, {context.device}" if several and context.device else context.scale
         return Change(name, where, kind, context.unit, direction, thresholds.of(name, kind))
 
@@ -228,7 +238,8 @@ def _metric(
     return [_Open(_ended(start(context), "incomparable", f"{side}: {why}" if why else f"not in the {side}"))]
 
 
-def _kind(unit: str, known: _Declared | None) -> tuple[Kind, Direction]:
+def kind_of(unit: str, known: Declared | None) -> tuple[Kind, Direction]:
+    """Whether a metric is speed, quality or exact, and which way it is better."""
     in_time = unit in TIMES or unit in RATES
     if known is None:
         return "speed" if in_time else "quality", "lower" if unit in TIMES else "higher" if unit in RATES else "none"
@@ -242,7 +253,7 @@ def _ended(change: Change, verdict: Verdict, reason: str) -> Change:
     return replace(change, verdict=verdict, reason=reason)
 
 
-def _compared(change: Change, a: _Values, b: _Values) -> _Open:
+def _compared(change: Change, a: Values, b: Values) -> _Open:
     if change.kind == "exact":
         return _Open(_exact(change, a, b))
     every = [v for s in (a, b) for seed, one in s.value.items() for v in (one, *s.repetitions[seed])]
@@ -251,7 +262,7 @@ def _compared(change: Change, a: _Values, b: _Values) -> _Open:
     return _quality(change, a, b)  # no logarithm of page faults that were none
 
 
-def _exact(change: Change, a: _Values, b: _Values) -> Change:
+def _exact(change: Change, a: Values, b: Values) -> Change:
     x, y = (float(np.mean(list(s.value.values()))) for s in (a, b))
     seeds = a.value.keys() & b.value.keys()
     equal = all(a.value[s] == b.value[s] for s in seeds) if seeds else x == y
@@ -265,7 +276,7 @@ def _exact(change: Change, a: _Values, b: _Values) -> Change:
     return _ended(change, "better" if better else "worse", "an exact number changed")
 
 
-def _speed(change: Change, a: _Values, b: _Values) -> _Open:
+def _speed(change: Change, a: Values, b: Values) -> _Open:
     seeds = sorted(a.value.keys() & b.value.keys())
 
     def blocks(mine: Sequence[int], theirs: Sequence[int]) -> tuple[Array, Array]:
@@ -301,7 +312,7 @@ def _speed(change: Change, a: _Values, b: _Values) -> _Open:
     return _Open(change, sign * logs if len(logs) > 1 and change.direction != "none" else None)
 
 
-def _quality(change: Change, a: _Values, b: _Values) -> _Open:
+def _quality(change: Change, a: Values, b: Values) -> _Open:
     change = replace(
         change, baseline=float(np.mean(list(a.value.values()))), candidate=float(np.mean(list(b.value.values())))
     )

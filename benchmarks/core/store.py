@@ -81,8 +81,13 @@ def _current(frame: pd.DataFrame) -> pd.DataFrame:
         warnings.warn(
             f"{older} jobs by older code or libraries are left out; run them again to have them", OlderCode, 3
         )
-    attempt = current.groupby(["experiment", *table, "row", "seed"])["time"].transform("max")
-    return current[current["time"] == attempt]
+    return newest_attempts(current)
+
+
+def newest_attempts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each job that ran more than once the records of its newest attempt."""
+    job = ["experiment", "paper", "table", "scale", "data", "device", "row", "seed"]
+    return frame[frame["time"] == frame.groupby(job)["time"].transform("max")]
 
 
 def _read_part(path: Path) -> pa.Table | None:
