@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,8 +117,10 @@ def test_a_file_that_pytest_benchmark_wrote(tmp_path: Path) -> None:
     (tmp_path / "bench_small.py").write_text(
         "def test_sum(benchmark):\n    benchmark.pedantic(sum, ([1],), rounds=7)\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "bench_small.py", "--benchmark-json", "s.json"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "bench_small.py", "--benchmark-json", "s.json"]
+    # In a worker of xdist, as of these tests, pytest-benchmark measures nothing.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    subprocess.run(command, cwd=tmp_path, env=alone, check=True, capture_output=True, timeout=120)
     (record,) = records_of(tmp_path / "s.json")
     assert (record.table, record.row, len(record.repetitions)) == ("small", "sum", 7)
     assert record.device.startswith("cpu (")
