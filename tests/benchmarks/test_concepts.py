@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from concept_commands import done, refused
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_stable_diffusion import parameters, write_clip, write_pictures, write_stable_diffusion
 from torch import nn
-from typer.testing import CliRunner
 
-from gengauge.benchmarks.concept_cli import app
 from gengauge.benchmarks.concept_files import read_concept, read_concepts_list, read_prompts
 from gengauge.benchmarks.concept_models import open_model
 from gengauge.benchmarks.concept_options import with_rare_words
@@ -53,22 +52,6 @@ class Made:
 
     def __getattr__(self, name: str) -> Path:
         return self.root / name
-
-
-def call(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "200"})
-
-
-def done(*arguments: Any) -> str:
-    result = call(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return " ".join(result.stdout.split())
-
-
-def refused(*arguments: Any) -> str:
-    result = call(*arguments)
-    assert isinstance(result.exception, ValueError | OSError), (result.output, result.exception)
-    return str(result.exception)
 
 
 @pytest.fixture(scope="module")

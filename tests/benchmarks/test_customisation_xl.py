@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
+from concept_commands import done, refused
 from letters_tokenizer import EOS, VOCABULARY
 from PIL import Image
 from tiny_stable_diffusion import (
@@ -25,9 +26,7 @@ from tiny_stable_diffusion import (
     write_stable_diffusion_xl,
 )
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from gengauge.benchmarks.concept_cli import app
 from gengauge.benchmarks.concept_files import read_concept
 from gengauge.benchmarks.concept_models import open_model
 from gengauge.benchmarks.concepts import recipe_for
@@ -280,22 +279,6 @@ def test_tokens_alone_and_no_token(root: Path, tmp_path: Path) -> None:
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
-
-
-def call(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "200"})
-
-
-def done(*arguments: Any) -> str:
-    result = call(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return " ".join(result.stdout.split())
-
-
-def refused(*arguments: Any) -> str:
-    result = call(*arguments)
-    assert isinstance(result.exception, ValueError | OSError), (result.output, result.exception)
-    return str(result.exception)
 
 
 @pytest.fixture(scope="module")
