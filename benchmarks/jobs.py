@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import gengauge.benchmarks
 import gengauge.datasets
@@ -147,6 +148,15 @@ def code_version() -> str:
     return f"{__version__}+{source_digest(*(Path(package.__path__[0]) for package in packages))}"
 
 
+def settings_digest(at: AtScale) -> str:
+    """A name for the settings of an experiment at a scale."""
+    return hashlib.sha256(_as_text(asdict(at.settings)).encode()).hexdigest()[:8]
+
+
+def _as_text(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, default=str)
+
+
 def _digest(
     source: str, experiment: Experiment, at: AtScale, seed: int, scale: Scale, device: str, data: str, code: str
 ) -> str:
@@ -165,4 +175,4 @@ def _digest(
         "versions": versions(),
         "weights": overrides(),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(_as_text(content).encode()).hexdigest()[:16]

@@ -21,7 +21,7 @@ import torch
 from gengauge.benchmarks.core.experiments import Context, Experiment, Measurement, Picture, Unavailable
 from gengauge.benchmarks.core.records import Record, Status, ended_well
 from gengauge.benchmarks.core.store import write_part
-from gengauge.benchmarks.jobs import Job
+from gengauge.benchmarks.jobs import Job, settings_digest
 from gengauge.benchmarks.machine import device_name, exact_float32, utc_now, versions
 from gengauge.benchmarks.pictures import write_png
 from gengauge.datasets.sets import DataNotFound
@@ -91,6 +91,7 @@ def make_records(
             step=m.step,
             note=m.note,
             repetitions=m.repetitions,
+            settings=settings_digest(at),
             experiment=experiment.key,
             seed=job.seed,
             scale=job.scale,

@@ -44,10 +44,12 @@ def dump(frame: pd.DataFrame, name: str, date: str) -> str:
     body: list[str] = []
     for context, block in final.groupby(list(CONTEXT), sort=True):
         body.append(_line({key: kind(v) for (key, kind), v in zip(CONTEXT.items(), context, strict=True)}))
-        for key, seeds in block.groupby(["paper", "table", "row", "column", "experiment", "unit"], sort=True):
-            *metric, experiment, unit = map(str, key)
+        names = ["paper", "table", "row", "column", "experiment", "unit", "settings"]
+        for key, seeds in block.groupby(names, sort=True):
+            *metric, experiment, unit, settings = map(str, key)
             by_seed = {str(r["seed"]): r for r in seeds.sort_values("seed").to_dict("records")}
             line: dict[str, Any] = {"metric": "/".join(metric), "unit": unit, "experiment": experiment}
+            line |= {"settings": settings} if settings else {}
             line["values"] = {seed: _printed(r["value"], 12) for seed, r in by_seed.items()}
             samples = {seed: int(r["samples"]) for seed, r in by_seed.items() if not pd.isna(r["samples"])}
             repetitions = {seed: _short(r["repetitions"]) for seed, r in by_seed.items() if len(r["repetitions"])}
@@ -95,7 +97,7 @@ def load(text: str, source: str) -> Baseline:
             continue
         if context is None:
             raise ValueError(f"{where}: a metric before the line that tells scale, data and device")
-        identity = (*context.values(), entry["metric"], entry.get("unit"), entry.get("experiment"))
+        identity = (*context.values(), *(str(entry.get(key)) for key in ("metric", "unit", "experiment", "settings")))
         if identity in metrics:
             raise ValueError(f"{where}: {entry['metric']} stands in line {metrics[identity]} already")
         metrics[identity] = number
@@ -206,8 +208,8 @@ def _records(
     row, _, column = parts[-1].rpartition("/")  # a row of the user's own may hold a slash
     if len(parts) != 3 or not row or not column:
         raise ValueError(f"{where}: a metric is PAPER/TABLE/ROW/COLUMN, not {entry['metric']!r}")
-    for key in ("unit", "experiment"):
-        if not isinstance(entry.get(key), str):
+    for key in ("unit", "experiment", "settings"):
+        if not isinstance(entry.get(key, "" if key == "settings" else None), str):
             raise ValueError(f"{where}: {entry['metric']} lacks its {key}")
     values = entry.get("values")
     samples, repetitions = entry.get("samples", {}), entry.get("repetitions", {})
@@ -247,6 +249,7 @@ def _records(
             digest="",
             time=header["date"],
             repetitions=tuple(map(float, found)),
+            settings=entry.get("settings", ""),
             **context,
         )
 

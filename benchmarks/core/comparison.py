@@ -90,6 +90,7 @@ class Context:
     dtype: str = ""
     unit: str = ""
     experiment: str = ""
+    settings: str = ""
 
     def differences(self, other: Context) -> str:
         """What differs, as `device cpu against cuda`."""
@@ -169,7 +170,7 @@ def gather(frame: pd.DataFrame, declared: Mapping[Any, Declared]) -> dict[Metric
         if known is not None and known.column.exact:
             context = Context(r["scale"], unit=r["unit"], experiment=r["experiment"])
         else:
-            names = ("scale", "data", "device", "threads", "dtype", "unit", "experiment")
+            names = ("scale", "data", "device", "threads", "dtype", "unit", "experiment", "settings")
             context = Context(*(r[name] for name in names))
         metric = (str(r["paper"]), str(r["table"]), str(r["row"]), str(r["column"]))
         values, seed = out.setdefault(metric, {}).setdefault(context, Values()), int(r["seed"])
@@ -201,6 +202,10 @@ def _metric(
     thresholds: Thresholds,
 ) -> list[_Open]:
     before, after = first.get(metric, {}), second.get(metric, {})
+    if not all(context.settings for context in (*before, *after)):  # records from before there were settings in them
+        before, after = (
+            {replace(context, settings=""): values for context, values in side.items()} for side in (before, after)
+        )
     name, out = "/".join(metric), []
     several = len({*before, *after}) > 1
 

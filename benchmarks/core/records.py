@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 2  # 1 had no repetitions; it is read as if there had been none
+SCHEMA_VERSION = 3  # 1 had no repetitions, and 2 no settings; they are read as if there had been none
 
 Status = Literal["ok", "failed", "timeout", "memory", "unavailable"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -25,6 +25,9 @@ class Record:
     `repetitions` are the single measurements that `value` sums up, in its unit and in the order they were taken, where
     one thing was measured again and again, as times are; empty elsewhere. They stay in the record, so that a frame has
     one row a value: `frame.explode("repetitions")` gives a row each.
+
+    `settings` is a digest of the experiment's settings alone, empty where there are none to tell of: a number of other
+    settings is no change of the code.
     """
 
     paper: str
@@ -55,6 +58,7 @@ class Record:
     digest: str
     time: str
     repetitions: tuple[float, ...] = ()
+    settings: str = ""
 
 
 def ended_well(status: str, column: str) -> bool:

@@ -105,8 +105,10 @@ def _read_file(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         version = int((table.schema.metadata or {}).get(b"gengauge_schema", b"0"))
-        if version == 1 and table.schema.names == SCHEMA.names[:-1]:
-            table = table.append_column(SCHEMA.field("repetitions"), pa.array([[]] * len(table), SCHEMA.types[-1]))
+        if version == 1 and table.schema.names == SCHEMA.names[:-2]:
+            table = table.append_column(SCHEMA.field("repetitions"), pa.array([[]] * len(table), SCHEMA.types[-2]))
+        if version in (1, 2) and table.schema.names == SCHEMA.names[:-1]:
+            table = table.append_column(SCHEMA.field("settings"), pa.array([""] * len(table)))
         if version <= SCHEMA_VERSION:
             if table.schema.names != SCHEMA.names:
                 raise ValueError("its columns are not those of a record")

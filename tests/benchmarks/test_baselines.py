@@ -25,7 +25,7 @@ DATE = "2026-01-31T12:00:00Z"
 MIXED = frame(
     *over_seeds(FID, 1 / 3, 20.5),
     *over_seeds(MACS, 2.436632064),
-    record(RECALL, 7.0, samples=100, data="photos, 10 %"),
+    record(RECALL, 7.0, samples=100, data="photos, 10 %", settings="0123abcd"),
     record(SECONDS, 0.25, repetitions=(0.251239, 0.25, 0.2431)),
     record(FID, 3.0, row="my.module:Method/x"),
     record(FID, 9.0, step=4),
@@ -43,6 +43,7 @@ def test_a_baseline_comes_back_to_the_printed_digits() -> None:
     assert values.loc[("a", "seconds", 0), "repetitions"] == (0.25124, 0.25, 0.2431)
     assert values.loc[("a", "recall", 0), "data"] == "photos, 10 %"
     assert values.loc[("a", "recall", 0), "samples"] == 100
+    assert values.loc[("a", "recall", 0), "settings"] == "0123abcd"
     assert values.loc[("my.module:Method/x", "fid", 0), "value"] == 3
     assert len(found.frame) == 6
     assert {c.verdict for c in compare(found.frame, printed(MIXED), [PAPER])} == {"same"}

@@ -110,14 +110,22 @@ def test_a_threshold_that_is_none_is_refused(text: object) -> None:
         ({"dtype": "bfloat16"}, "dtype float32 against bfloat16"),
         ({"unit": "%"}, "unit 1 against %"),
         ({"experiment": "other"}, "experiment quality against other"),
+        ({"settings": "cd"}, "settings ab against cd"),
         ({"samples": 50}, "settings: 100 samples against 50"),
         ({"seed": 5}, "no seed in common"),
     ],
 )
 def test_what_was_measured_otherwise_is_incomparable(others: dict[str, object], reason: str) -> None:
-    change = one([record(FID, 1.0, samples=100)], [record(FID, 2.0, **{"samples": 100, **others})])
+    shared = {"samples": 100, "settings": "ab"}
+    change = one([record(FID, 1.0, **shared)], [record(FID, 2.0, **{**shared, **others})])
     assert change.verdict == "incomparable"
     assert reason in change.reason
+
+
+def test_settings_that_one_side_does_not_tell_are_no_difference() -> None:
+    before = over_seeds(FID, 1.0, 1.1, 1.2)
+    after = [replace(each, settings="ab") for each in before]
+    assert one(before, after).verdict == one(after, before).verdict == "same"
 
 
 def test_an_exact_number_does_not_ask_for_the_machine() -> None:

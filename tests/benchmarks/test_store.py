@@ -78,14 +78,20 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
-def test_a_part_of_an_older_schema_is_read_as_without_repetitions(tmp_path: Path) -> None:
-    path = write_part(tmp_path, "a", [replace(RECORD, repetitions=(1.0, 2.0))])
-    assert read_records(path)["repetitions"].tolist() == [(1.0, 2.0)]
-    table = pq.read_table(path).drop_columns(["repetitions"]).replace_schema_metadata({"gengauge_schema": "1"})
+@pytest.mark.parametrize(("version", "lacking"), [("1", ["repetitions", "settings"]), ("2", ["settings"])])
+def test_a_part_of_an_older_schema_is_read_as_without_what_it_lacks(
+    tmp_path: Path, version: str, lacking: list[str]
+) -> None:
+    path = write_part(tmp_path, "a", [replace(RECORD, repetitions=(1.0, 2.0), settings="ab")])
+    (told,) = read_records(path).to_dict("records")
+    assert (told["repetitions"], told["settings"]) == ((1.0, 2.0), "ab")
+    table = pq.read_table(path).drop_columns(lacking).replace_schema_metadata({"gengauge_schema": version})
     pq.write_table(table, tmp_path / "old.parquet")
     write_part(tmp_path, "b", [replace(RECORD, seed=1)])
-    assert read_records(tmp_path)["repetitions"].tolist().count(()) == 2
-    assert read_records(tmp_path / "old.parquet")["repetitions"].tolist() == [()]
+    assert read_records(tmp_path)["settings"].tolist().count("") == 2
+    (old,) = read_records(tmp_path / "old.parquet").to_dict("records")
+    assert old["settings"] == ""
+    assert old["repetitions"] == (() if version == "1" else (1.0, 2.0))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"text"])

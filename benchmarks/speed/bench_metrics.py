@@ -1,0 +1,148 @@
+"""The metrics and feature networks that `bench_evaluation` leaves out, each result checked against its definition.
+
+The tests run them at a tiny size; `make bench` at the sizes of the papers' tables, or some of their rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from gengauge.benchmarks.features.clip import picture_features, text_features
+from gengauge.benchmarks.features.perceptual import load_lpips
+from gengauge.benchmarks.features.resize import MODES, Mode, resizer
+from gengauge.benchmarks.metrics.alignment import image_alignment
+from gengauge.benchmarks.metrics.inception_score import inception_score
+from gengauge.benchmarks.metrics.kernel import draw_subsets, kernel_distance
+from gengauge.benchmarks.metrics.pck import ALPHAS, bootstrap, hits, pck
+from gengauge.benchmarks.metrics.precision_recall import precision_recall
+from gengauge.benchmarks.metrics.segmentation import confusion, mean_iou
+from gengauge.benchmarks.metrics.ssim import ssim
+from gengauge.benchmarks.zoo import world_open_clip
+from gengauge.datasets import world
+from gengauge.kernels.moments import channel_moments
+from gengauge.reference.nets.lpips import Trunk
+
+Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def features(count: int, dimensions: int, seed: int) -> Array:
+    return np.random.default_rng(seed).gamma(1.0, 0.4, (count, dimensions)).astype(np.float32)
+
+
+def pictures(count: int, size: int, seed: int = 0) -> torch.Tensor:
+    return world.pictures(seed, range(count), size)
+
+
+def test_precision_and_recall(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    count, dimensions = (2000, 2048) if full_size else (20, 16)
+    real, fake = features(count, dimensions, 0), features(count, dimensions, 1)
+    found = benchmark(precision_recall, real, fake)
+    known, asked = (torch.from_numpy(x).double() for x in (real, fake[:20]))
+    radii = torch.cdist(known, known).sort(1).values[:, 3]
+    inside = (torch.cdist(asked, known) <= radii).any(1).double().mean()
+    assert precision_recall(real, fake[:20])[0] == pytest.approx(float(inside))
+    assert all(0 <= share <= 1 for share in found)
+
+
+def test_kid_of_subsets(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    count, dimensions, subsets, size = (5000, 2048, 10, 1000) if full_size else (30, 16, 3, 10)
+    real, fake = features(count, dimensions, 0), features(count, dimensions, 1)
+    drawn = draw_subsets(count, count, np.random.default_rng(0), subsets, size)
+    found = benchmark(kernel_distance, real, fake, drawn)
+    one, other = (x[i].astype(np.float64) for x, i in zip((real, fake), drawn[0], strict=True))
+    within = [((x @ x.T / dimensions + 1) ** 3)[~np.eye(len(x), dtype=bool)].mean() for x in (one, other)]
+    expected = sum(within) - 2 * ((one @ other.T / dimensions + 1) ** 3).mean()
+    assert kernel_distance(real, fake, drawn[:1]) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert abs(found) < 0.5
+
+
+def test_inception_score(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    count = 50_000 if full_size else 100
+    logits = np.random.default_rng(0).normal(size=(count, 1008)).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    mean, _ = benchmark(inception_score, shares)
+    parts = np.split(shares.astype(np.float64), 10)
+    divergences = [(part * np.log(part / part.mean(0))).sum(1).mean() for part in parts]
+    assert mean == pytest.approx(np.exp(divergences).mean(), rel=1e-6)
+
+
+def test_pck(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    pairs, resamples = (50_000, 200) if full_size else (20, 10)
+    random = np.random.default_rng(0)
+    truth = random.uniform(0, 256, (pairs, 15, 2)).astype(np.float32)
+    errors = random.normal(0, 20, truth.shape).astype(np.float32)
+    visible = random.integers(0, 2, truth.shape[:2])
+
+    def measured() -> Array:
+        found = hits(truth + errors, truth, visible, 256.0)
+        spread = bootstrap(found, np.random.default_rng(0), resamples)
+        return np.stack([spread.low, pck(found), spread.high])
+
+    low, middle, high = benchmark(measured)[:, 0]
+    distances = np.sqrt((((truth + errors) - truth) ** 2).sum(2))
+    assert middle == pytest.approx(100 * (distances <= np.float32(256 * ALPHAS[0]))[visible != 0].mean(), abs=1e-6)
+    assert low <= middle <= high
+
+
+def test_confusion(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    shape = (10, 512, 1024) if full_size else (1, 8, 16)
+    random = np.random.default_rng(0)
+    labels, predictions = (random.integers(0, 19, shape).astype(np.uint8) for _ in range(2))
+    matrix = benchmark(confusion, predictions, labels, 19)
+    assert matrix.sum() == labels.size
+    assert matrix[3, 5] == ((labels == 3) & (predictions == 5)).sum()
+    assert 0 < mean_iou(matrix) < 20
+
+
+def test_ssim(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    size = 1024 if full_size else 32
+    one, other = pictures(2, size).permute(0, 2, 3, 1).numpy()
+    found = benchmark(ssim, one, other)
+    assert ssim(one, one) == pytest.approx(1)
+    assert -1 <= found < 0.99
+
+
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+def test_lpips(benchmark: BenchmarkFixture, full_size: bool, trunk: Trunk) -> None:
+    network = load_lpips(trunk, "cpu")
+    seen = pictures(8, 256 if full_size else 32).float() / 127.5 - 1
+    found = benchmark.pedantic(lambda: network(seen[:4], seen[4:]), rounds=5 if full_size else 1)
+    torch.testing.assert_close(found[:1], network(seen[:1], seen[4:5]), rtol=1e-4, atol=1e-6)
+    assert (found > 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resizing(benchmark: BenchmarkFixture, full_size: bool, mode: Mode) -> None:
+    size = 256 if full_size else 32
+    picture = pictures(1, size)[0].permute(1, 2, 0).numpy()
+    made = benchmark(resizer(mode, 299), picture)
+    assert made.shape == (299, 299, 3)
+    assert abs(made.mean() - picture.mean()) < 2
+
+
+def test_alignment(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    encoder, count = world_open_clip.encoder(), 200 if full_size else 4
+    seen = list(pictures(count, 64).permute(0, 2, 3, 1).numpy())
+    prompts = [f"photo of a {world.SPECIES[i % len(world.SPECIES)]}" for i in range(count)]
+
+    def measured() -> tuple[Array, Array]:
+        return picture_features(seen, encoder), text_features(prompts, encoder)
+
+    shown, said = benchmark.pedantic(measured, rounds=5 if full_size else 1)
+    unit = shown[:4] / np.linalg.norm(shown[:4], axis=1, keepdims=True)
+    assert image_alignment(shown[:4], shown[:4]) == pytest.approx((unit @ unit.T).mean(), abs=1e-5)
+    assert said.shape == shown.shape
+
+
+def test_moments_of_a_map(benchmark: BenchmarkFixture, full_size: bool) -> None:
+    shape = (1, 128, 256, 256) if full_size else (1, 16, 8, 8)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    mean, variance = benchmark(channel_moments, x)
+    torch.testing.assert_close(mean, x.double().mean((2, 3)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(variance, x.double().var((2, 3), correction=0), rtol=1e-5, atol=0)
