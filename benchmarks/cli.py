@@ -16,6 +16,7 @@ from rich.table import Table
 
 from gengauge.benchmarks import compare_cli, concept_cli, plot_cli
 from gengauge.benchmarks.core.version import __version__
+from gengauge.benchmarks.engines import EngineName, opened
 from gengauge.benchmarks.terminal import DeviceName, bars, device_of
 
 # Commands import what they need when they are called: help and errors of use come at once, not after torch.
@@ -157,7 +158,11 @@ def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key
     console.print(LACKING, markup=False)
 
 
-@app.command("run", epilog=f"Example: `gengauge run diffaugment/placements --scale quick --seeds 2`\n\n{EXIT_STATUS}")
+@app.command(
+    "run",
+    epilog="Example: `gengauge run diffaugment/placements --scale quick --seeds 2`\n\nOn a Ray cluster, kept at a URL: "
+    f"`gengauge run --scale small --engine ray --address auto --out s3://bucket/small`\n\n{EXIT_STATUS}",
+)
 def run_command(
     targets: Annotated[
         list[str] | None, typer.Argument(metavar="[PAPER[/TABLE[/ROW]]]...", help="What to run; everything by default.")
@@ -170,13 +175,30 @@ def run_command(
     ] = None,
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Jobs side by side; by default one a core (at most 8), on a GPU one.")
+        int | None,
+        typer.Option(min=1, help="Jobs side by side; by default one a core (at most 8), on a GPU one, on Ray as fit."),
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="local: processes of this machine; ray: a cluster, also of one machine.")
+    ] = EngineName.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto", help="With --engine ray: the cluster; by default $RAY_ADDRESS, then here."
+        ),
+    ] = None,
+    num_processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share the training of a job, each with a GPU where it is on GPUs."),
+    ] = 1,
     data: Annotated[
         Path | None,
         typer.Option(help="At quick your pictures; else the folder of data sets, by default $GENGAUGE_DATA."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; by default out/SCALE.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Output folder, by default out/SCALE; or a URL of fsspec, such as s3://bucket/run."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished jobs.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build the networks without memory, show what is needed, run nothing.")
@@ -185,36 +207,47 @@ def run_command(
     """Run experiments and keep their records. Started again, it repeats only what is not finished."""
     from gengauge.benchmarks import dry_run as planning
     from gengauge.benchmarks.jobs import select
-    from gengauge.benchmarks.machine import available_cores
+    from gengauge.benchmarks.mirror import RESULTS, STATES, Mirror, is_url, working_folder
     from gengauge.benchmarks.papers import SOURCES
     from gengauge.benchmarks.runner import run as run_jobs
+    from gengauge.benchmarks.training.launch import check_room
 
     console = Console()
-    where = device_of(device)
     size: Scale = scale.value
-    out = out or Path("out") / size
-    chosen = select(SOURCES, targets or [], size, seeds, where, data)
-    idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, where, None)]
-    if idle or not chosen:
+    url = out if out is not None and is_url(out) else ""
+    mirror = Mirror(url) if url else None
+    folder = working_folder(url) if url else Path(out or f"out/{size}")
+    idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, "cpu", None)]
+    with opened(engine, device, address, url) as ready:
+        where = ready.device
+        if engine is EngineName.local:
+            check_room(num_processes, where)
+        chosen = select(SOURCES, targets or [], size, seeds, where, data, num_processes)
+        if idle or not chosen:
+            console.print(
+                f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; {_elsewhere(idle or targets or [])}",
+                style="yellow",
+                markup=False,
+            )
+        if not chosen:
+            raise typer.Exit(UNAVAILABLE)
+        if dry_run:
+            _print_plans(console, planning.plan(chosen, data))
+            return
+        parallel = jobs or ready.parallel or len(chosen)
         console.print(
-            f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; {_elsewhere(idle or targets or [])}",
-            style="yellow",
-            markup=False,
+            f"{len(chosen)} jobs at scale {size} on {where}{ready.where and f' of {ready.where}'}, "
+            f"{parallel if jobs or ready.parallel else 'as many as fit'} side by side, into {out or folder}",
+            highlight=False,
+            soft_wrap=True,
         )
-    if not chosen:
-        raise typer.Exit(UNAVAILABLE)
-    if dry_run:
-        _print_plans(console, planning.plan(chosen, data))
-        return
-    parallel = jobs or (1 if where == "cuda" else min(8, available_cores()))
+        parts = RESULTS if engine is EngineName.ray else (*STATES, *RESULTS)  # Ray's nodes look after states
+        counts = run_jobs(chosen, folder, parallel, force, console, ready.run, mirror, parts)
     console.print(
-        f"{len(chosen)} jobs at scale {size} on {where}, {parallel} side by side, into {out}", highlight=False
-    )
-    counts = run_jobs(chosen, out, parallel, force, console)
-    console.print(
-        f"{', '.join(f'{n} {status}' for status, n in counts.items() if n)}. Records: {out / 'records'}. "
-        f"Report: gengauge report {out}",
+        f"{', '.join(f'{n} {status}' for status, n in counts.items() if n)}. Records: {folder / 'records'}"
+        f"{f' and {url}' if url else ''}. Report: gengauge report {folder}",
         highlight=False,
+        soft_wrap=True,
     )
     bad = set(counts) - {"ok"} - {status for status, n in counts.items() if not n}
     if bad or idle:
@@ -224,7 +257,7 @@ def run_command(
 @app.command(
     "train",
     epilog="Example: `gengauge train diffaugment/cifar10/biggan@10pct-data --scale small --data ~/data`\n\n"
-    "On several GPUs: `accelerate launch --multi_gpu -m gengauge.benchmarks train TARGET --scale paper --data ~/data`",
+    "On several GPUs: `gengauge train diffaugment/cifar10/biggan@10pct-data --scale paper --num-processes 2`",
 )
 def train_command(
     targets: Annotated[list[str], typer.Argument(metavar="PAPER/TABLE/ROW...", help="Whose networks to train.")],
@@ -237,6 +270,9 @@ def train_command(
         Path | None, typer.Option(help="The folder of published data sets; by default $GENGAUGE_DATA.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder, that of `run`; by default out/SCALE.")] = None,
+    num_processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share each training, each with a GPU where it is on GPUs.")
+    ] = 1,
 ) -> None:
     """Train the networks of rows, and measure their snapshots, without filling the table: `run` then finds them done.
 
@@ -245,11 +281,16 @@ def train_command(
     from gengauge.benchmarks.jobs import select
     from gengauge.benchmarks.papers import SOURCES
     from gengauge.benchmarks.trainer import train_rows
+    from gengauge.benchmarks.training.launch import check_room
 
     console = Console()
     size: Scale = scale.value
     folder = out or Path("out") / size
-    chosen = select(SOURCES, targets, size, seeds, device_of(device), data)
+    if out is not None and ":/" in str(out):
+        raise ValueError("`gengauge train` writes into a folder; `gengauge run --out URL` trains, too, and keeps a URL")
+    where = device_of(device)
+    check_room(num_processes, where)
+    chosen = select(SOURCES, targets, size, seeds, where, data, num_processes)
     if not chosen:
         console.print(f"nothing of {', '.join(targets)} runs at scale {size}; {_elsewhere(targets)}", style="yellow")
         raise typer.Exit(UNAVAILABLE)

@@ -50,6 +50,7 @@ class Event:
     status: Status = "ok"
     reason: str = ""
     seconds: float = 0.0
+    died: bool = False  # at the end: by itself, without a result and before any limit
 
 
 @dataclass
@@ -96,7 +97,8 @@ def run_local(jobs: Sequence[Job], out: Path, parallel: int, tell: Callable[[Eve
                 if over or lingers or not r.process.is_alive():
                     running.remove(r)
                     status, reason = _finish(r, out, over)
-                    tell(Event("end", r.job, status=status, reason=reason, seconds=r.seconds))
+                    died = r.final is None and over is None
+                    tell(Event("end", r.job, status=status, reason=reason, seconds=r.seconds, died=died))
     finally:
         for r in running:
             _stop(r.process)
@@ -137,8 +139,10 @@ def _over_limit(r: _Running) -> tuple[Status, str] | None:
     if r.seconds > r.limits.seconds:
         return "timeout", f"stopped after {r.seconds:.0f} s; its limit is {r.limits.seconds:g} s"
     try:
-        resident = psutil.Process(r.process.pid).memory_info().rss / 2**30
-    except psutil.Error:  # it has just ended
+        process = psutil.Process(r.process.pid)
+        several = process.children(recursive=True) if r.job.processes > 1 else []  # a limit is each one's
+        resident = max(each.memory_info().rss for each in (process, *several)) / 2**30
+    except psutil.Error:  # one has just ended
         return None
     r.peak = max(r.peak, resident)
     if resident > r.limits.gibibytes:

@@ -29,6 +29,7 @@ class Job:
     """One experiment at one seed and scale.
 
     `source` is where its paper is declared, as `module:attribute`; `data_name` and `code` identify data and sources.
+    `processes` share its training.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Job:
     data_name: str
     code: str
     digest: str
+    processes: int = 1
 
     @property
     def paper(self) -> Paper:
@@ -65,14 +67,20 @@ def load_paper(source: str) -> Paper:
 
 
 def select(
-    sources: Iterable[str], targets: Sequence[str], scale: Scale, seeds: int | None, device: str, data: Path | None
+    sources: Iterable[str],
+    targets: Sequence[str],
+    scale: Scale,
+    seeds: int | None,
+    device: str,
+    data: Path | None,
+    processes: int = 1,
 ) -> list[Job]:
     """The jobs that fill the rows asked for; all of them without a target.
 
     A target is `PAPER`, `PAPER/TABLE` or `PAPER/TABLE/ROW`, by key. An experiment that fills several rows runs where
     one of them is asked for. Seeds are 0 to `seeds` - 1, by default as many as the experiment declares; first all
     experiments at seed 0, then at seed 1, so that a run cut short has something of everything. Beyond quick scale the
-    data are by default those of $GENGAUGE_DATA.
+    data are by default those of $GENGAUGE_DATA. So many `processes` share the training of each job that has one.
 
     Raises ValueError for a target that names nothing, listing what there is, and for data that an experiment refuses.
     """
@@ -115,9 +123,10 @@ def select(
             continue
         experiment.check(at.settings, data)
         name = identity(at, experiment)
+        shared = processes if experiment.train is not None else 1
         for seed in range(at.seeds if seeds is None else seeds):
-            digest = _digest(source, experiment, at, seed, scale, device, name, code)
-            jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest))
+            digest = _digest(source, experiment, at, seed, scale, device, name, code, shared)
+            jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest, shared))
     return sorted(jobs, key=lambda job: job.seed)
 
 
@@ -158,9 +167,17 @@ def _as_text(content: Any) -> str:
 
 
 def _digest(
-    source: str, experiment: Experiment, at: AtScale, seed: int, scale: Scale, device: str, data: str, code: str
+    source: str,
+    experiment: Experiment,
+    at: AtScale,
+    seed: int,
+    scale: Scale,
+    device: str,
+    data: str,
+    code: str,
+    processes: int,
 ) -> str:
-    content = {
+    content: dict[str, Any] = {
         "source": source,
         "experiment": experiment.key,
         "table": experiment.table,
@@ -175,4 +192,6 @@ def _digest(
         "versions": versions(),
         "weights": overrides(),
     }
+    if processes > 1:  # their batch norms see a share of a batch each
+        content["processes"] = processes
     return hashlib.sha256(_as_text(content).encode()).hexdigest()[:16]

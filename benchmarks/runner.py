@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,13 +16,28 @@ from gengauge.benchmarks.core.records import ended_well
 from gengauge.benchmarks.core.store import read_records
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import Job
+from gengauge.benchmarks.mirror import RESULTS, STATES, Mirror
+
+RunJobs = Callable[[Sequence[Job], Path, int, Callable[[Event], None]], None]
 
 
-def run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Console) -> Counter[str]:
+def run(
+    jobs: Sequence[Job],
+    out: Path,
+    parallel: int,
+    force: bool,
+    console: Console,
+    engine: RunJobs = run_local,
+    mirror: Mirror | None = None,
+    parts: Sequence[str] = (*STATES, *RESULTS),
+) -> Counter[str]:
     """Runs the jobs that `out` does not hold yet (all of them with `force`) and counts how the jobs asked for ended.
 
-    A finished job is one with records of status ok, of the same configuration and code. Raises OSError naming `out`
-    where nothing can be written there, or where another run is at work there, before any work is done.
+    A finished job is one with records of status ok, of the same configuration and code. With a `mirror`, the `parts` of
+    its URL are first fetched into `out`, where the work is done, and sent as jobs end.
+
+    Raises OSError naming `out` or the URL where nothing can be written there, or where another run is at work there,
+    before any work is done.
     """
     _check_writable(out)
     lock = FileLock(out / ".lock")
@@ -31,12 +46,25 @@ def run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Con
     except Timeout:
         raise OSError(f"another run is at work in {out}; wait for it or choose another folder with --out") from None
     try:
-        return _run(jobs, out, parallel, force, console)
+        if mirror is None:
+            return _run(jobs, out, parallel, force, console, engine, lambda: None)
+        mirror.check()
+        mirror.fetch(out, parts)
+        with mirror.kept(out, parts) as due:
+            return _run(jobs, out, parallel, force, console, engine, due.set)
     finally:
         lock.release()
 
 
-def _run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Console) -> Counter[str]:
+def _run(
+    jobs: Sequence[Job],
+    out: Path,
+    parallel: int,
+    force: bool,
+    console: Console,
+    engine: RunJobs,
+    ended: Callable[[], object],
+) -> Counter[str]:
     for stale in (out / "records").glob(".*.tmp"):  # of a run that was killed while it wrote
         stale.unlink()
     done = set() if force else finished(out)
@@ -47,7 +75,13 @@ def _run(jobs: Sequence[Job], out: Path, parallel: int, force: bool, console: Co
     counts = Counter({"ok": kept})
     if left:
         with _Display(console, len(left)) as display:
-            run_local(left, out, parallel, display.tell)
+
+            def tell(event: Event) -> None:
+                display.tell(event)
+                if event.kind == "end":
+                    ended()
+
+            engine(left, out, parallel, tell)
         counts += display.counts
     return counts
 

@@ -1,4 +1,4 @@
-"""The long trainings of a selection alone, in one process or in the several that a launcher started."""
+"""The long trainings of a selection alone, in one process, in several, or in those that a launcher started."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from gengauge.benchmarks.core.experiments import Context, Unavailable
 from gengauge.benchmarks.core.experiments import Progress as Tell
 from gengauge.benchmarks.jobs import Job
 from gengauge.benchmarks.machine import exact_float32
+from gengauge.benchmarks.training.launch import launch
+from gengauge.benchmarks.worker import train_share
 
 
 def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Exception | None]:
     """Trains each job's experiment where `run` will find it; what went wrong by name, None for a job without training.
 
-    One that goes wrong does not keep the others from their turn. Under a launcher every process calls this; only the
-    first shows progress.
+    One that goes wrong does not keep the others from their turn. A job's `processes` are started here; under a launcher
+    every process calls this, and only the first shows progress.
     """
     wrong: dict[str, Exception | None] = {}
     first = os.environ.get("RANK", "0") == "0"
@@ -50,7 +52,10 @@ def train_rows(jobs: Sequence[Job], out: Path, console: Console) -> dict[str, Ex
                     say(done, total, doing)
 
             try:
-                experiment.train(context_of(job, out / "training", tell))
+                if job.processes > 1:
+                    launch(train_share, (job, out / "training"), job.processes, tell)
+                else:
+                    experiment.train(context_of(job, out / "training", tell))
             except (Unavailable, OSError, ValueError, RuntimeError) as error:
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                     raise  # the others wait for this process: the launcher must end them all

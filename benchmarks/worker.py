@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import multiprocessing
 import os
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
-from gengauge.benchmarks.core.experiments import Context, Experiment, Measurement, Picture, Unavailable
+from gengauge.benchmarks.core.experiments import Context, Experiment, Measurement, Picture, Progress, Unavailable
 from gengauge.benchmarks.core.records import Record, Status, ended_well
 from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.jobs import Job, settings_digest
 from gengauge.benchmarks.machine import device_name, exact_float32, utc_now, versions
 from gengauge.benchmarks.pictures import write_png
+from gengauge.benchmarks.training.launch import end_with_parent, launch
 from gengauge.datasets.sets import DataNotFound
 from gengauge.datasets.weights import WeightsNotFound
 
@@ -33,7 +32,7 @@ def work(job: Job, out: Path, pipe: Connection) -> None:
 
     Sends (done, total, doing) through `pipe` while it runs and the final (status, reason) at its end.
     """
-    _end_with_parent()
+    end_with_parent()
     log = out / "logs" / f"{job.digest}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
@@ -133,8 +132,7 @@ def _check_complete(job: Job, measurements: list[Measurement]) -> None:
 
 def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
     experiment, at = job.declared()
-    exact_float32()
-    torch.set_num_threads(at.threads)
+    _settle_arithmetic(at.threads)
     torch.manual_seed(job.seed)
 
     def progress(done: int, total: int, doing: str) -> None:
@@ -142,6 +140,8 @@ def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
             pipe.send((done, total, doing))
 
     context = Context(at.settings, job.seed, job.scale, job.device, job.data, out / "training", progress)
+    if job.processes > 1:  # `run` then finds the training done
+        launch(train_share, (job, out / "training"), job.processes, progress)
     for result in experiment.run(context):
         if isinstance(result, Picture):
             write_png(out / "pictures" / job.digest / f"{result.row}.{result.name}.png", result.pixels, result.alt)
@@ -150,21 +150,22 @@ def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
             yield result
 
 
+def train_share(job: Job, work: Path, tell: Progress) -> None:
+    """The long part of a job's experiment, in `work`: alone, or as one of the processes that were launched for it."""
+    experiment, at = job.declared()
+    assert experiment.train is not None
+    _settle_arithmetic(at.threads)
+    experiment.train(Context(at.settings, job.seed, job.scale, job.device, job.data, work, tell))
+
+
+def _settle_arithmetic(threads: int) -> None:
+    exact_float32()
+    torch.set_num_threads(threads)
+
+
 def _check(m: Measurement, experiment: Experiment) -> None:
     if m.row not in experiment.rows or m.column not in {c.key for c in experiment.columns}:
         raise ValueError(f"{experiment.key} measured {m.row}/{m.column}, which it does not declare")
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the runner dies, even by SIGKILL: nobody would read its result."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def watch(sentinel: int = parent.sentinel) -> None:
-            wait([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
 
 
 def last_lines(log: Path, count: int = 5) -> str:

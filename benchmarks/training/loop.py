@@ -180,7 +180,7 @@ def train(
             group.average_tensors(list(training.scalars().values()))
             here = training.iteration
             if here % schedule.log_every == 0 or here == total:
-                log.write(here, losses)
+                log.write(here, group.mean_of(losses))
                 tell(here, total, f"iteration {here}")
             if schedule.snapshot_at(here) or here % schedule.save_every == 0:
                 mark()

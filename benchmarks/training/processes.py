@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -38,6 +38,17 @@ class Processes:
         for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
+    def mean_of(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of this process's share of a batch as those of the whole batch: their means over processes."""
+        if self.accelerator is None:
+            return dict(losses)
+        # By name: the order in which a process met its losses is not the others' business.
+        means = {
+            name: losses[name].detach().to(self.accelerator.device, torch.float32, copy=True) for name in sorted(losses)
+        }
+        self.average_tensors(list(means.values()))
+        return {name: means[name] for name in losses}
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.accelerator is not None:
@@ -45,7 +56,7 @@ class Processes:
 
 
 def join(device: str) -> tuple[Processes, str]:
-    """The processes that `accelerate launch` started, and this one's device; one alone where it started none."""
+    """The processes that `launch` or accelerate's launcher started, and this one's device; one where they did not."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes(), device
     from accelerate import Accelerator, InitProcessGroupKwargs

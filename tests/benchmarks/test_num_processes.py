@@ -1,0 +1,117 @@
+"""`--num-processes`: two processes learn what one does with the whole batch, end together, and say what went wrong."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from gengauge.benchmarks import cli, papers
+from gengauge.benchmarks.core.store import read_records
+from gengauge.benchmarks.engine import Event, run_local
+from gengauge.benchmarks.jobs import select
+from gengauge.benchmarks.training.launch import check_room
+from gengauge.benchmarks.training.loop import read_log
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The command line with the paper of these tests."""
+    monkeypatch.setattr(papers, "SOURCES", ("shared_training:PAPER",))
+    return monkeypatch
+
+
+def gengauge(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, arguments, catch_exceptions=False)
+
+
+def numbers(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.pid")]
+
+
+def gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in pids):
+        time.sleep(0.05)
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(tmp_path: Path, only: pytest.MonkeyPatch) -> None:
+    losses = {}
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        options = ("--scale", "quick", "--device", "cpu", "--out", str(out), "--num-processes", str(count))
+        done = gengauge("train", "shared", *options)
+        assert done.exit_code == 0, done.output
+        assert "1 trained" in done.output
+        losses[count] = read_log(out / "training" / "edit")
+    one, two = losses[1], losses[2]
+    assert [line["iteration"] for line in one] == [line["iteration"] for line in two] == [1, 2, 3, 4, 5]
+    for name in one[0]:
+        found, expected = (torch.tensor([line[name] for line in lines]) for lines in (two, one))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert one[-1]["L1"] < 0.9 * one[0]["L1"], "it learns"
+
+
+def test_a_training_inside_a_run_is_shared_and_the_main_processs_result_is_the_jobs(
+    tmp_path: Path, only: pytest.MonkeyPatch
+) -> None:
+    done = gengauge("run", "shared", "--device", "cpu", "--out", str(tmp_path), "--num-processes", "2")
+    assert done.exit_code == 0, done.output
+    frame = read_records(tmp_path).set_index("column")
+    assert frame["status"].tolist() == ["ok", "ok"]
+    assert frame.loc["processes", "value"] == 2
+    assert frame["value"].notna().all()
+
+
+def test_all_end_when_one_dies_and_its_error_is_told(tmp_path: Path, only: pytest.MonkeyPatch) -> None:
+    only.setattr(papers, "SOURCES", ("shared_training:BAD",))
+    options = ("--scale", "quick", "--device", "cpu", "--out", str(tmp_path), "--num-processes", "2")
+    done = gengauge("train", "shared", *options)
+    assert done.exit_code == cli.FAILED
+    assert "train-dies seed 0: process 1 of 2 in the training was ended by SIGKILL" in done.output
+    assert "the same command goes on from the last state" in done.output
+    assert "train-refuses seed 0: a batch of 3 cannot be shared by 2 processes" in done.output
+    assert "Traceback" not in done.output
+    assert len(numbers(tmp_path / "training")) == 4
+    assert gone(numbers(tmp_path / "training"))
+
+
+def test_a_jobs_processes_end_with_it(tmp_path: Path) -> None:
+    def interrupt(event: Event) -> None:
+        if event.kind == "progress":
+            raise KeyboardInterrupt  # the engine kills the job, not what the job has started
+
+    with pytest.raises(KeyboardInterrupt):
+        run_local(select(["shared_training:WAITING"], [], "quick", None, "cpu", None, 2), tmp_path, 1, interrupt)
+    assert len(numbers(tmp_path / "training")) == 2
+    assert gone(numbers(tmp_path / "training"))
+
+
+def test_the_number_is_part_of_a_jobs_identity_where_there_is_a_training() -> None:
+    def found(source: str, processes: int) -> list[tuple[int, str]]:
+        return [(job.processes, job.digest) for job in select([source], [], "quick", 1, "cpu", None, processes)]
+
+    assert found("shared_training:PAPER", 1) != found("shared_training:PAPER", 2)
+    assert found("toy_paper:PAPER", 1) == found("toy_paper:PAPER", 2)
+    assert {count for count, _ in found("toy_paper:PAPER", 2)} == {1}
+
+
+def test_what_cannot_be_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_room(64, "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"--num-processes 2: torch finds 1 GPUs here"):
+        check_room(2, "cuda")
+    with pytest.raises(ValueError, match="add --device cpu"):
+        check_room(2, "mps")
+    with pytest.raises(ValueError, match="writes into a folder; `gengauge run --out URL`"):
+        gengauge("train", "cut", "--out", "s3://bucket/run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="a launcher has started this one"):
+        check_room(2, "cpu")
