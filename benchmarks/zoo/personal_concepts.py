@@ -121,19 +121,22 @@ def put(folder: Path, name: str, shown: Tensor, captions: Sequence[str]) -> tupl
 
 
 def shown(concept: Personal, seen: Tensor, place: Place = "middle") -> list[bool]:
-    """Whether pictures uint8 (N, 3, 64, 64) show the concept's coat, colour and markings, where a head is.
+    """Whether pictures uint8 (N, 3, 64, 64) show the concept's coat, colour and markings, as `coats` reads them."""
+    return [coat == (concept.fixed["fur_colour"], concept.fixed["pattern"]) for coat in coats(seen, place)]
+
+
+def coats(seen: Tensor, place: Place = "middle") -> list[tuple[str, str]]:
+    """The coat that pictures uint8 (N, 3, 64, 64) show where a head is, as colour and pattern.
 
     The nearest histogram of colours decides, among those of the concepts, of plain coats of all colours and of marked
     natural ones. A head is in the `middle`, or of two animals on the `left` or `right`, of the usual size of that.
     """
-    names, known = _coats(alone=place == "middle")
-    found = histograms(_head(seen, place)).sqrt() @ known.T
-    wanted = concept.fixed["fur_colour"], concept.fixed["pattern"]
-    return [names[int(i)] == wanted for i in found.argmax(1)]
+    names, known = _known_coats(alone=place == "middle")
+    return [names[int(i)] for i in (histograms(_head(seen, place)).sqrt() @ known.T).argmax(1)]
 
 
 @cache
-def _coats(alone: bool) -> tuple[tuple[tuple[str, str], ...], Tensor]:
+def _known_coats(alone: bool) -> tuple[tuple[tuple[str, str], ...], Tensor]:
     """Coats, each a colour and a pattern, and the roots of their mean histograms (K, 512), of length 1."""
     looks: list[dict[str, Any]] = [{"fur_colour": colour, "pattern": "plain"} for colour in world.FUR_COLOURS]
     looks += [

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from gengauge.benchmarks.core.claims import MIN_SEEDS, judge
-from gengauge.benchmarks.core.experiments import SCALES, Context, Experiment, Measurement, Picture, Result
+from gengauge.benchmarks.core.experiments import SCALES, Context, Experiment, Measurement, Picture, Result, Scale
 from gengauge.benchmarks.custom_pipeline import apply_to_pipeline
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.papers.custom_diffusion import PAPER, ablation, comparison, composition, world
-from gengauge.benchmarks.papers.custom_diffusion.lessons import Together, learnt
+from gengauge.benchmarks.papers.custom_diffusion.lessons import Kept, Together, learnt, lesson_of
 from gengauge.benchmarks.papers.custom_diffusion.world import Asked, Model, Sampling, prompts
 from gengauge.benchmarks.zoo import concept_deltas
 from gengauge.benchmarks.zoo.captioned_animals import animals, in_style, pictures
@@ -31,6 +31,7 @@ from gengauge.benchmarks.zoo.personal_concepts import (
     Personal,
     alone,
     class_animals,
+    coats,
     other_pictures,
     shown,
     trained_pictures,
@@ -78,6 +79,9 @@ def levels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @each_concept
 def test_a_concept_is_recognised_and_nothing_else_is_taken_for_it(concept: Personal) -> None:
+    plain = [each for each in alone(replace(concept, look=concept.look[:1]), 4, 40) if each.scene.pattern == "plain"]
+    coloured = [colour for colour, _ in coats(pictures(plain))]
+    assert coloured.count(concept.fixed["fur_colour"]) > 0.9 * len(coloured) > 3
     assert np.mean(shown(concept, other_pictures(concept, 40, seed=3))) > 0.95
     for other in CONCEPTS:
         if other != concept:
@@ -212,7 +216,7 @@ def test_real_pictures_of_the_concept_have_all_of_the_alignment(model: Model) ->
     right, elsewhere, other = drawn(CAT, True), drawn(CAT, False), drawn(DOG, True)
     best, moved, wrong = (model.alignment(asked, each, (CAT,), 0) for each in (right, elsewhere, other))
     assert best["setting"] == 100 > moved["setting"]
-    assert best["concept"] == 100 > wrong["concept"]
+    assert best["concept"] == best["coat_colour"] == 100 > wrong["coat_colour"] >= wrong["concept"]
     assert best["text_alignment"] > moved["text_alignment"]
     assert best["text_alignment"] > wrong["text_alignment"]
     assert best["image_alignment_clip"] > wrong["image_alignment_clip"] + 0.1
@@ -259,7 +263,6 @@ def test_a_lesson_trains_what_it_says_and_goes_on_where_it_stopped(context: Cont
 
 def test_textual_inversion_begins_as_the_species_and_resizes_nothing(context: Context, model: Model) -> None:
     lesson = inversion(CAT)
-    assert lesson.begin_as is None
     assert not lesson.intake.augment
     still = replace(lesson, recipe=replace(lesson.recipe, iterations=1, batch=1, lr=1e-12))
     delta, _ = teach(still, context.work)
@@ -305,7 +308,7 @@ def final(results: list[Result]) -> dict[tuple[str, str], float]:
     }
 
 
-def brief(experiment: Experiment) -> Any:
+def brief(experiment: Experiment, scale: Scale = "small") -> Any:
     """Settings with all that is long cut short."""
 
     def short(source: Any) -> Any:
@@ -313,15 +316,23 @@ def brief(experiment: Experiment) -> Any:
             return replace(source, recipe=replace(source.recipe, iterations=2, batch=1))
         return replace(source, parts=tuple(map(short, source.parts))) if isinstance(source, Together) else source
 
-    settings = replace(experiment.scales["small"].settings, sampling=FEW)
+    settings = replace(experiment.scales[scale].settings, sampling=FEW)
     return replace(settings, sources=tuple((row, short(source)) for row, source in settings.sources))
 
 
+def kept(experiment: Experiment) -> list[Kept]:
+    """The customisations of the zoo that an experiment takes at quick scale."""
+    sources = [source for _, source in experiment.scales["quick"].settings.sources]
+    parts = [part for each in sources for part in (each.parts if isinstance(each, Together) else (each,))]
+    return [part for part in parts if isinstance(part, Kept)]
+
+
+@pytest.mark.parametrize("scale", ["quick", "small"])
 @pytest.mark.parametrize(
     "experiment", [*comparison.EXPERIMENTS, *composition.EXPERIMENTS], ids=lambda experiment: experiment.key
 )
-def test_all_cells_are_measured(experiment: Experiment, context: Context, levels: None) -> None:
-    found = list(experiment.run(replace(context, settings=brief(experiment))))
+def test_all_cells_are_measured(experiment: Experiment, scale: Scale, context: Context, levels: None) -> None:
+    found = list(experiment.run(replace(context, settings=brief(experiment, scale))))
     cells = {(row, column.key) for row in experiment.rows for column in experiment.columns} - experiment.without
     values = final(found)
     assert values.keys() == cells
@@ -358,11 +369,28 @@ def test_the_share_is_that_of_keys_and_values(model: Model) -> None:
 
 
 def test_experiments_fill_their_tables_at_each_scale() -> None:
-    for filled in (comparison.TABLE, comparison.RANK_TABLE, composition.TABLE, ablation.TABLE):
+    for filled in (comparison.TABLE, comparison.RANK_TABLE, comparison.LIVE_TABLE, composition.TABLE, ablation.TABLE):
         for scale in SCALES:
             mine = [each for each in PAPER.experiments if each.table == filled.key and scale in each.scales]
             rows = [row for each in mine for row in each.rows]
-            assert sorted(rows) == (sorted(row.key for row in filled.rows) if scale == "small" else [])
+            here = scale == "small" or (scale == "quick" and filled != ablation.TABLE)
+            assert sorted(rows) == (sorted(row.key for row in filled.rows) if here else [])
+
+
+def test_quick_takes_from_the_zoo_what_small_trains() -> None:
+    def lessons(source: Any) -> Any:
+        if isinstance(source, Together):
+            return source.merged, tuple(map(lessons, source.parts))
+        return source and lesson_of(source)
+
+    compared = [*comparison.EXPERIMENTS, *composition.EXPERIMENTS]
+    for each in compared:
+        quick, small = (each.scales[scale].settings.sources for scale in ("quick", "small"))
+        assert [row for row, _ in quick] == [row for row, _ in small]
+        if each.table != comparison.LIVE_TABLE.key:
+            assert [lessons(source) for _, source in quick] == [lessons(source) for _, source in small], each.key
+            assert not any(isinstance(source, Lesson) for _, source in quick)
+    assert {source.key for each in compared for source in kept(each)} == CUSTOMISATIONS.keys()
 
 
 def test_claims_speak_of_cells_that_are_measured_and_can_fail() -> None:

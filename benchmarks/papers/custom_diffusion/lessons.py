@@ -1,4 +1,4 @@
-"""Customisations of the zoo's model by where they come from: trained, side by side, or merged."""
+"""Customisations of the zoo's model by where they come from: trained, kept in the zoo, side by side, or merged."""
 
 from __future__ import annotations
 
@@ -12,29 +12,50 @@ from gengauge.benchmarks.custom_pipeline import merge_deltas
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.custom_diffusion.world import Model
 from gengauge.benchmarks.training.processes import join
+from gengauge.benchmarks.zoo import text_to_image
 from gengauge.benchmarks.zoo.captioned_animals import animals, caption
-from gengauge.benchmarks.zoo.concept_deltas import Lesson, teach
+from gengauge.benchmarks.zoo.concept_deltas import CUSTOMISATIONS, Lesson, teach
 from gengauge.datasets.deltas import Delta
 
 CAPTIONS, _CAPTIONED = 200, 9_500_000  # common captions that a merge is to leave alone, and the seed of their animals
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A customisation that the zoo keeps: its lesson was taught once, at seed 0."""
+
+    key: str
+
+    @property
+    def lesson(self) -> Lesson:
+        """What was taught."""
+        return CUSTOMISATIONS[self.key].lesson
+
+
+@dataclass(frozen=True)
 class Together:
     """Several customisations in one: new tokens side by side, or weights merged without training."""
 
-    parts: tuple[Lesson, ...]
+    parts: tuple[Lesson | Kept, ...]
     merged: bool = False
 
 
-Source = Lesson | Together
+Source = Lesson | Kept | Together
+
+
+def lesson_of(source: Lesson | Kept) -> Lesson:
+    """What is or was taught."""
+    return source.lesson if isinstance(source, Kept) else source
 
 
 def learnt(context: Context, source: Source, model: Model) -> Delta:
     """The delta of a source; what is trained goes on from where an earlier job left it.
 
-    Raises what the training raises.
+    Raises what the training raises, and what `Customisation.load` does.
     """
+    if isinstance(source, Kept):
+        kept = CUSTOMISATIONS[source.key]
+        return kept.load(text_to_image.place(model.folder, kept.NAME))
     if isinstance(source, Lesson):
         processes, device = join(context.device)
         return teach(
@@ -50,7 +71,7 @@ def learnt(context: Context, source: Source, model: Model) -> Delta:
     deltas = [learnt(context, part, model) for part in source.parts]
     if not source.merged:
         return Delta(tokens={token: each for delta in deltas for token, each in delta.tokens.items()})
-    return merged(model, deltas, [concept.species for part in source.parts for concept in part.concepts])
+    return merged(model, deltas, [each.species for part in source.parts for each in lesson_of(part).concepts])
 
 
 def merged(model: Model, deltas: Sequence[Delta], categories: Sequence[str]) -> Delta:
