@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column as TableColumn
 from rich.table import Table
 
-from gengauge.benchmarks import compare_cli, concept_cli, plot_cli
+from gengauge.benchmarks import compare_cli, concept_cli, method_cli, plot_cli
 from gengauge.benchmarks.core.version import __version__
 from gengauge.benchmarks.engines import EngineName, opened
 from gengauge.benchmarks.terminal import DeviceName, bars, device_of
@@ -160,8 +160,9 @@ def list_command(paper: Annotated[str | None, typer.Argument(help="A paper's key
 
 @app.command(
     "run",
-    epilog="Example: `gengauge run diffaugment/placements --scale quick --seeds 2`\n\nOn a Ray cluster, kept at a URL: "
-    f"`gengauge run --scale small --engine ray --address auto --out s3://bucket/small`\n\n{EXIT_STATUS}",
+    epilog="Example: `gengauge run diffaugment/placements --scale quick --seeds 2`\n\n"
+    "A row of your own: `gengauge run gangealing/world --method my_method:MyMethod`\n\n"
+    f"On a Ray cluster, kept at a URL: `gengauge run --scale small --engine ray --address auto --out s3://bucket/small`\n\n{EXIT_STATUS}",
 )
 def run_command(
     targets: Annotated[
@@ -200,6 +201,15 @@ def run_command(
         typer.Option(help="Output folder, by default out/SCALE; or a URL of fsspec, such as s3://bucket/run."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished jobs.")] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:ATTRIBUTE",
+            help="A method of your own, or an entry point of gengauge.methods: it gets a row in the tables that are "
+            "run. `gengauge method PAPER` prints what it must offer. May be repeated.",
+        ),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Of the tables, the rows of --method only.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build the networks without memory, show what is needed, run nothing.")
     ] = False,
@@ -218,12 +228,13 @@ def run_command(
     mirror = Mirror(url) if url else None
     folder = working_folder(url) if url else Path(out or f"out/{size}")
     idle = [t for t in targets or [] if not select(SOURCES, [t], size, 1, "cpu", None)]
+    shut = method_cli.tell_closed(console, method or [], alone, targets or [], size)
     with opened(engine, device, address, url) as ready:
         where = ready.device
         if engine is EngineName.local:
             check_room(num_processes, where)
-        chosen = select(SOURCES, targets or [], size, seeds, where, data, num_processes)
-        if idle or not chosen:
+        chosen = select(SOURCES, targets or [], size, seeds, where, data, num_processes, method or [], alone)
+        if idle or not (chosen or shut):
             console.print(
                 f"unavailable at scale {size}: {', '.join(idle) or 'everything'}; {_elsewhere(idle or targets or [])}",
                 style="yellow",
@@ -250,7 +261,7 @@ def run_command(
         soft_wrap=True,
     )
     bad = set(counts) - {"ok"} - {status for status, n in counts.items() if not n}
-    if bad or idle:
+    if bad or idle or shut:
         raise typer.Exit(UNAVAILABLE if bad <= {"unavailable"} else FAILED)
 
 
@@ -698,6 +709,7 @@ def doctor_command(
 
 
 compare_cli.attach(app)
+method_cli.attach(app)
 plot_cli.attach(app)
 
 

@@ -37,8 +37,8 @@ class JobPlan:
 def plan(jobs: Sequence[Job], data: Path | None) -> list[JobPlan]:
     """The plan of each experiment among the jobs; its networks are built on the meta device, which costs no memory."""
     plans = []
-    for key in dict.fromkeys((job.source, job.experiment) for job in jobs):
-        mine = [job for job in jobs if (job.source, job.experiment) == key]
+    for key in dict.fromkeys((job.source, job.experiment, job.method) for job in jobs):
+        mine = [job for job in jobs if (job.source, job.experiment, job.method) == key]
         experiment, at = mine[0].declared()
         networks = tuple(count(network) for network in at.plan.networks)
         title = f"{mine[0].paper.key}/{experiment.table} {experiment.key}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import gengauge.benchmarks
 import gengauge.datasets
 import gengauge.kernels
 import gengauge.reference
-from gengauge.benchmarks.core.experiments import AtScale, Experiment, Paper, Scale
+from gengauge.benchmarks.core.experiments import AtScale, Context, Experiment, Measurement, Paper, Result, Scale
+from gengauge.benchmarks.core.openings import Opening
 from gengauge.benchmarks.core.version import __version__
 from gengauge.benchmarks.machine import source_digest, versions
+from gengauge.benchmarks.methods import MethodSource, find, load
 from gengauge.datasets.catalogue import data_folder
 from gengauge.datasets.weights import overrides
 
@@ -30,6 +32,7 @@ class Job:
 
     `source` is where its paper is declared, as `module:attribute`; `data_name` and `code` identify data and sources.
     `processes` share its training.
+    With a `method` it is that method's row which is measured, by the experiment's code.
     """
 
     source: str
@@ -42,6 +45,7 @@ class Job:
     code: str
     digest: str
     processes: int = 1
+    method: MethodSource | None = None
 
     @property
     def paper(self) -> Paper:
@@ -50,11 +54,14 @@ class Job:
     def declared(self) -> tuple[Experiment, AtScale]:
         """The experiment and how it runs at this job's scale."""
         experiment = next(e for e in self.paper.experiments if e.key == self.experiment)
+        if self.method is not None:
+            experiment = own_experiment(self.paper, experiment, self.method)
         return experiment, experiment.scales[self.scale]
 
     def __str__(self) -> str:
         experiment, _ = self.declared()
-        return f"{self.paper.key}/{experiment.table} {experiment.key} seed {self.seed}"
+        what = experiment.key if self.method is None else experiment.rows[0]
+        return f"{self.paper.key}/{experiment.table} {what} seed {self.seed}"
 
 
 def load_paper(source: str) -> Paper:
@@ -74,6 +81,8 @@ def select(
     device: str,
     data: Path | None,
     processes: int = 1,
+    methods: Sequence[str] = (),
+    alone: bool = False,
 ) -> list[Job]:
     """The jobs that fill the rows asked for; all of them without a target.
 
@@ -82,23 +91,13 @@ def select(
     experiments at seed 0, then at seed 1, so that a run cut short has something of everything. Beyond quick scale the
     data are by default those of $GENGAUGE_DATA. So many `processes` share the training of each job that has one.
 
-    Raises ValueError for a target that names nothing, listing what there is, and for data that an experiment refuses.
+    `methods` of the user's own (see `benchmarks.methods`) are measured at the openings of what is chosen: beside the
+    declared rows, or `alone`.
+
+    Raises ValueError for a target that names nothing, listing what there is, for data that an experiment refuses and
+    for a method that does not offer what its paper asks.
     """
-    papers = {load_paper(source).key: (source, load_paper(source)) for source in sources}
-    chosen: dict[tuple[str, str], tuple[str, Experiment]] = {}
-    for target in targets or list(papers):
-        key, table, row = [*target.split("/", 2), "", ""][:3]
-        if key not in papers:
-            raise ValueError(f"there is no paper {key!r}; there are {', '.join(papers)}")
-        source, paper = papers[key]
-        if table:
-            rows = [r.key for r in paper.table(table).rows]
-            rows += [r for e in paper.experiments if e.table == table for r in e.rows if r not in rows]
-            if row and row not in rows:
-                raise ValueError(f"{key}/{table} has no row {row!r}; it has {', '.join(rows)}")
-        for experiment in paper.experiments:
-            if (not table or experiment.table == table) and (not row or row in experiment.rows):
-                chosen[key, experiment.key] = (source, experiment)
+    chosen = _chosen(sources, targets)
     if data is not None and not data.exists():
         raise FileNotFoundError(f"--data {data}: there is no such file or folder")
     if data is None and scale != "quick":  # quick has the embedded world
@@ -116,8 +115,12 @@ def select(
             identities[part] = data_identity(part)
         return identities[part]
 
+    pieces: list[tuple[str, Experiment, MethodSource | None]] = []
+    if not alone:
+        pieces += [(source, experiment, None) for source, _, experiment in chosen]
+    pieces += _own_rows(chosen, methods)
     jobs = []
-    for source, experiment in chosen.values():
+    for source, experiment, method in pieces:
         at = experiment.scales.get(scale)
         if at is None:
             continue
@@ -125,9 +128,110 @@ def select(
         name = identity(at, experiment)
         shared = processes if experiment.train is not None else 1
         for seed in range(at.seeds if seeds is None else seeds):
-            digest = _digest(source, experiment, at, seed, scale, device, name, code, shared)
-            jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest, shared))
+            digest = _digest(source, experiment, at, seed, scale, device, name, code, shared, method)
+            jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest, shared, method))
     return sorted(jobs, key=lambda job: job.seed)
+
+
+def _chosen(sources: Iterable[str], targets: Sequence[str]) -> list[tuple[str, Paper, Experiment]]:
+    """The experiments that targets mean, each once, with their papers and where these are declared."""
+    papers = {load_paper(source).key: (source, load_paper(source)) for source in sources}
+    chosen: dict[tuple[str, str], tuple[str, Paper, Experiment]] = {}
+    for target in targets or list(papers):
+        key, table, row = [*target.split("/", 2), "", ""][:3]
+        if key not in papers:
+            raise ValueError(f"there is no paper {key!r}; there are {', '.join(papers)}")
+        source, paper = papers[key]
+        if table:
+            rows = [r.key for r in paper.table(table).rows]
+            rows += [r for e in paper.experiments if e.table == table for r in e.rows if r not in rows]
+            if row and row not in rows:
+                raise ValueError(f"{key}/{table} has no row {row!r}; it has {', '.join(rows)}")
+        for experiment in paper.experiments:
+            if (not table or experiment.table == table) and (not row or row in experiment.rows):
+                chosen[key, experiment.key] = (source, paper, experiment)
+    return list(chosen.values())
+
+
+# -- methods of the user's own -----------------------------------------------------------------------------------------
+
+
+def opening_of(paper: Paper, experiment: Experiment) -> Opening | None:
+    """The place for a user's method that is measured as an experiment measures, None where there is none."""
+    return next((each for each in paper.openings if each.experiment == experiment.key), None)
+
+
+def own_experiment(paper: Paper, experiment: Experiment, method: MethodSource) -> Experiment:
+    """A method's own row, with all that the experiment declares; nothing of the user's is imported before it runs."""
+    opening, contract = opening_of(paper, experiment), paper.contract
+    assert opening is not None
+    assert contract is not None
+    rows = tuple(f"{method.name}@{setting}" if setting else method.name for setting in opening.settings)
+
+    def run(context: Context) -> Iterator[Result]:
+        own = load(method, paper.key, contract, experiment.table, rows)
+        for result in opening.run(context, own):
+            if isinstance(result, Measurement):  # so that records tell what was measured
+                note = f"by {own.spec}, sources {own.digest}"
+                yield replace(result, note="; ".join(filter(None, (result.note, note))))
+            else:
+                yield result
+
+    columns = tuple(c for c in experiment.columns if not opening.columns or c.key in opening.columns)
+    return replace(experiment, rows=rows, columns=columns, run=run, without=frozenset(), train=None, measure=None)
+
+
+def _own_rows(
+    chosen: Sequence[tuple[str, Paper, Experiment]], methods: Sequence[str]
+) -> Iterator[tuple[str, Experiment, MethodSource]]:
+    """Each method at each opening of what is chosen. Raises ValueError as `find` does, and for a row that is taken."""
+    taken: dict[tuple[str, str, str], str] = {}
+    for spec in methods:
+        found: dict[str, MethodSource] = {}
+        for source, paper, experiment in chosen:
+            if paper.contract is None or opening_of(paper, experiment) is None:
+                continue
+            if paper.key not in found:
+                found[paper.key], _ = find(spec, paper.key, paper.contract)
+            own = own_experiment(paper, experiment, found[paper.key])
+            declared = {r.key for r in paper.table(own.table).rows}
+            declared |= {r for e in paper.experiments if e.table == own.table for r in e.rows}
+            for row in own.rows:
+                other = "the paper" if row in declared else taken.get((paper.key, own.table, row), spec)
+                if other != spec:
+                    raise ValueError(
+                        f"--method {spec}: {paper.key}/{own.table} has a row {row!r} already, of {other}; give the "
+                        "method a `name` of its own"
+                    )
+                taken[paper.key, own.table, row] = spec
+            yield source, own, found[paper.key]
+
+
+def closed_places(sources: Iterable[str], target: str, scale: Scale) -> tuple[dict[str, str], bool]:
+    """Why a user's method has no row in tables of a target, by PAPER/TABLE; and whether it has one in any of them."""
+    reasons: dict[str, str] = {}
+    open_somewhere = False
+    chosen = _chosen(sources, [target])
+    for table in dict.fromkeys((paper.key, experiment.table) for _, paper, experiment in chosen):
+        mine = [(paper, e) for _, paper, e in chosen if (paper.key, e.table) == table]
+        paper = mine[0][0]
+        opened = {key: e for _, e in mine if opening_of(paper, e) is not None for key in e.scales}
+        here = any(scale in e.scales for _, e in mine)
+        if scale in opened:
+            open_somewhere = True
+        elif opened and (here or "/" in target):
+            reasons["/".join(table)] = f"it takes a method at {', '.join(opened)}: give --scale"
+        elif here or "/" in target:
+            keys = [*(f"{e.table}/{e.key}" for _, e in mine), table[1]]
+            told = [paper.closed[key] for key in keys if key in paper.closed]
+            others = [r for e in paper.experiments if e.table == table[1] and opening_of(paper, e) for r in e.rows]
+            if others:
+                told.append(f"of this table's rows it takes the protocol of {', '.join(others)}")
+            reasons["/".join(table)] = "; ".join(told) or "none of its rows are of methods"
+    return reasons, open_somewhere
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def data_identity(data: Path | None) -> str:
@@ -176,6 +280,7 @@ def _digest(
     data: str,
     code: str,
     processes: int,
+    method: MethodSource | None,
 ) -> str:
     content: dict[str, Any] = {
         "source": source,
@@ -194,4 +299,6 @@ def _digest(
     }
     if processes > 1:  # their batch norms see a share of a batch each
         content["processes"] = processes
+    if method is not None:
+        content["method"] = (method.spec, method.digest)
     return hashlib.sha256(_as_text(content).encode()).hexdigest()[:16]

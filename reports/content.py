@@ -15,6 +15,7 @@ from gengauge.benchmarks.core.statistics import Interval, t_interval
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, Row, Table
 
 GROUP = ["scale", "data", "device"]
+OWN = "(own method)"
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,14 @@ def number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def row_name(table: Table, key: str) -> str:
-    """A row's name as the paper has it, or its key where it is not one of the paper's."""
-    return next((str(row) for row in table.rows if row.key == key), key)
+def row_name(paper: Paper, table: Table, key: str) -> str:
+    """A row's name as the paper has it, its key where it is not one of the paper's, marked where nobody declares it.
+
+    Such a row is a method of the user's own.
+    """
+    if any(key in e.rows for e in paper.experiments if e.table == table.key):
+        return next((str(row) for row in table.rows if row.key == key), key)
+    return next((str(row) for row in table.rows if row.key == key), f"{key} {OWN}")
 
 
 def pivot(table: Table) -> list[tuple[Row, list[PublishedNumber | None]]]:
@@ -217,7 +223,7 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
         if claim.table == key and all(cell.column in columns for cell in claim.cells.values())
     )
     axis = next((e.axis for e in experiments), TRAINING)
-    names_of = {row: row_name(table, row) for row in lines}
+    names_of = {row: row_name(paper, table, row) for row in lines}
     curves = tuple(curve for c in columns.values() if (curve := _curve(part, names_of, c, axis)) is not None)
     scale, data, device = (str(x) for x in group)
     at_scale = [e.scales[s].protocol if (s := cast(Scale, scale)) in e.scales else () for e in experiments]
@@ -229,7 +235,7 @@ def _measured_table(paper: Paper, key: str, group: Sequence[object], part: pd.Da
         scale,
         data,
         device,
-        tuple((r, row_name(table, r)) for r in present),
+        tuple((r, row_name(paper, table, r)) for r in present),
         tuple(ordered),
         cells,
         protocol,

@@ -129,7 +129,7 @@ def choose(
     columns = {k: replace(declared.get(k) or Column(k, k, "", "none"), unit=str(u)) for k, u in units.items()}
     known = {row.key: row for row in table.rows} if table else {}
     measured = [k for k in dict.fromkeys(frame["row"]) if k not in known]
-    keys = {known.get(k) or Row(k): k for k in (*known, *measured)}
+    keys = {known.get(k) or Row(*k.split("@", 1)): k for k in (*known, *measured)}
     chosen = tuple(row for row, k in keys.items() if (_matches(k, rows) if rows else k in set(frame["row"])))
     for pattern in rows:
         if not any(_matches(k, [pattern]) for k in keys.values()):

@@ -47,7 +47,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.save(Generator(ch=1).state_dict(), tmp_path / "DiffAugment-biggan-cifar10-0.1.pth")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     for block in blocks:
         if "read_records" not in block:  # that one needs a run
             exec(block, {})

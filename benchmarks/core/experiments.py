@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from gengauge.benchmarks.core.claims import Claim
+from gengauge.benchmarks.core.openings import Contract, Opening
 from gengauge.benchmarks.core.tables import Column, Table
 
 Scale = Literal["quick", "small", "paper"]
@@ -187,6 +188,9 @@ class Paper:
 
     `about` tells in the report what the experiments are and what they are not, one paragraph a scale. `preload` are
     heavy modules that jobs import late, so that a run imports them once for all of its jobs.
+
+    A method of the user's own that offers what `contract` asks may stand at `openings`; `closed` tells by TABLE, or by
+    TABLE/EXPERIMENT, why it may not stand elsewhere.
     """
 
     key: str
@@ -198,6 +202,9 @@ class Paper:
     claims: tuple[Claim, ...] = ()
     about: Mapping[Scale, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
+    contract: Contract | None = None
+    openings: tuple[Opening, ...] = ()
+    closed: Mapping[str, str] = field(default_factory=dict)
 
     def table(self, key: str) -> Table:
         """The table of a key; ValueError naming the tables there are."""

@@ -20,6 +20,7 @@ from gengauge.reference.nets.biggan import Discriminator, Generator, orthogonal_
 from gengauge.reference.nets.ema import update_ema
 
 Average = Callable[[Iterable[nn.Parameter]], None]
+Augment = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ def second_view(
     return x
 
 
+def augmentation(recipe: Recipe, draws: StepDraws, augment: Augment | None = None) -> Augment:
+    """T of a step: the recipe's policy with the step's draws, or another one in its place."""
+    return augment or (lambda x, generator: diff_augment(x, recipe.policy, generator=generator, draws=draws.augment))
+
+
 def discriminator_losses(
     g: nn.Module,
     d: nn.Module,
@@ -106,24 +112,27 @@ def discriminator_losses(
     labels: Tensor,
     draws: StepDraws,
     generator: torch.Generator | None = None,
+    augment: Augment | None = None,
 ) -> dict[str, Tensor]:
     """D's losses of one batch: `D_loss_real`, `D_loss_fake` and, with consistency, its weighed penalty `D_loss_CR`.
 
-    reals (N, C, H, W), labels (N,). Also the scores `real`, `fake` and `real_aug` (N, 1).
+    reals (N, C, H, W), labels (N,). Also the scores `real`, `fake` and `real_aug` (N, 1). `augment` is another T than
+    the recipe's.
     """
+    t = augmentation(recipe, draws, augment)
     with torch.no_grad():
         fakes = g(draws.z, draws.y)
     raw, count = reals, len(fakes)
     place = recipe.placement
     if place.fakes and place.reals:
         # One call on both, so that the draws follow in the published order.
-        both = diff_augment(torch.cat([fakes, reals]), recipe.policy, generator=generator, draws=draws.augment)
+        both = t(torch.cat([fakes, reals]), generator)
         reals = both[count:]
     else:
         if place.reals:
-            reals = diff_augment(reals, recipe.policy, generator=generator, draws=draws.augment)
+            reals = t(reals, generator)
         elif place.fakes:
-            fakes = diff_augment(fakes, recipe.policy, generator=generator, draws=draws.augment)
+            fakes = t(fakes, generator)
         both = torch.cat([fakes, reals])
     classes = torch.cat([draws.y, labels])
     if recipe.consistency:
@@ -139,13 +148,18 @@ def discriminator_losses(
 
 
 def generator_loss(
-    g: nn.Module, d: nn.Module, recipe: Recipe, draws: StepDraws, generator: torch.Generator | None = None
+    g: nn.Module,
+    d: nn.Module,
+    recipe: Recipe,
+    draws: StepDraws,
+    generator: torch.Generator | None = None,
+    augment: Augment | None = None,
 ) -> dict[str, Tensor]:
     """G's loss `G_loss` of one batch, with the pictures `G_z` before T and their scores `fake`."""
     pictures = g(draws.z, draws.y)
     seen = pictures
     if recipe.placement.generator:
-        seen = diff_augment(pictures, recipe.policy, generator=generator, draws=draws.augment)
+        seen = augmentation(recipe, draws, augment)(pictures, generator)
     scores = d(seen, draws.y)
     return {"G_loss": GENERATOR_LOSSES[recipe.loss](scores), "G_z": pictures, "fake": scores}
 
@@ -159,7 +173,10 @@ def ema_decay(recipe: Recipe, iteration: int) -> float:
 
 
 class Training:
-    """A BigGAN in training: networks, their average and optimisers; `step` makes one published iteration."""
+    """A BigGAN in training: networks, their average and optimisers; `step` makes one published iteration.
+
+    `augment` is another T than that of the recipe's policy.
+    """
 
     def __init__(
         self,
@@ -168,8 +185,9 @@ class Training:
         networks: tuple[nn.Module, nn.Module] | None = None,
         processes: int = 1,
         memory_format: torch.memory_format = torch.channels_last,
+        augment: Augment | None = None,
     ) -> None:
-        self.recipe, self.device, self.iteration = recipe, device, 0
+        self.recipe, self.device, self.iteration, self.augment = recipe, device, 0, augment
         self.batch = recipe.batch // processes
         g, d = networks or recipe.networks()
         # The average too works in training mode, by the batch's statistics, as the published evaluation does.
@@ -215,7 +233,7 @@ class Training:
         parts = zip(reals.split(self.batch), labels.split(self.batch), draws, strict=False)
         for part, classes, mine in parts:
             self.optimisers["D"].zero_grad()
-            found = discriminator_losses(g, d, r, part, classes, mine, generator)
+            found = discriminator_losses(g, d, r, part, classes, mine, generator, self.augment)
             losses = {name: value for name, value in found.items() if name.startswith("D_")}
             sum(losses.values(), torch.zeros((), device=self.device)).backward()
             orthogonal_gradient_(d, r.ortho)
@@ -224,7 +242,7 @@ class Training:
         d.requires_grad_(False)
         g.requires_grad_(True)
         self.optimisers["G"].zero_grad()
-        loss = generator_loss(g, d, r, draws[-1], generator)["G_loss"]
+        loss = generator_loss(g, d, r, draws[-1], generator, self.augment)["G_loss"]
         loss.backward()
         orthogonal_gradient_(g, r.ortho, tuple(g.shared.parameters()))  # type: ignore[union-attr]
         average(g.parameters())

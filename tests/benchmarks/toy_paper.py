@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from gengauge.benchmarks.core.experiments import (
     Result,
     Unavailable,
 )
+from gengauge.benchmarks.core.openings import Contract, Opening, Own
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, tables_of
 from gengauge.datasets.weights import WeightsNotFound
 
@@ -110,6 +112,27 @@ def lingers(context: Context) -> Iterator[Result]:
     threading.Thread(target=time.sleep, args=(60,)).start()
 
 
+class Scorer(Protocol):
+    """Something that gives scores."""
+
+    name: str = "my-method"
+
+    def score(self, seed: int, bonus: float) -> float:
+        """A score of a seed."""
+        return seed + bonus
+
+    def learn(self, count: int) -> None:
+        """May be left out."""
+
+
+def own(context: Context, method: Own) -> Iterator[Result]:
+    for number, row in enumerate(method.rows):
+        for step in (1, 2):
+            yield Measurement(row, "score", step / 2, step=step)
+        yield Measurement(row, "score", float(method.method.score(context.seed, 100.0 + number)), note="measured")
+    yield Picture(method.row, "square", np.full((4, 4, 3), 100, np.uint8), "a dark square")
+
+
 def experiment(
     run: Callable[[Context], Iterator[Result]],
     row: str = "plain",
@@ -142,6 +165,13 @@ def paper(*experiments: Experiment) -> Paper:
 
 
 PAPER = paper(experiment(good, seeds=3), experiment(better, "better", seeds=3))
+OPEN = replace(
+    PAPER,
+    contract=Contract(Scorer, required=("score",)),
+    openings=(Opening("good", own),),
+    closed={"toys/better": "it is better already"},
+)
+SEVERAL = replace(OPEN, openings=(Opening("good", own, ("10pct", "20pct")),))
 SLOW = paper(*[experiment(good, seeds=6, settings=Settings(0.4))])
 BAD = paper(
     experiment(good),

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.custom_diffusion import ablation, comparison, composition, cost_rows, counts, published
+from gengauge.benchmarks.papers.custom_diffusion import (
+    ablation,
+    comparison,
+    composition,
+    cost_rows,
+    counts,
+    own,
+    published,
+)
+from gengauge.benchmarks.protocols import CONTRACTS
 
 _PUBLISHED = load_tables("custom_diffusion")
 
@@ -39,6 +48,9 @@ PAPER = Paper(
         *published.experiments(_PUBLISHED),
         *cost_rows.experiments(_PUBLISHED),
     ),
+    contract=CONTRACTS["custom_diffusion"],
+    openings=own.OPENINGS,
+    closed=own.closed(_PUBLISHED),
     claims=(*comparison.CLAIMS, *composition.CLAIMS, *ablation.CLAIMS, *counts.CLAIMS),
     preload=("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "open_clip"),
     about={

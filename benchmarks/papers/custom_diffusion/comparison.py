@@ -62,7 +62,7 @@ def aligned(context: Context) -> Iterator[Result]:
     model, asked = Model(context.device), prompts(s.sampling.prompts, context.seed, len(s.concepts))
     for row, source in s.sources:
         delta = None if source is None else learnt(context, source, model)
-        yield from _drawn(context, model, asked, row, delta)
+        yield from _row(context, model, asked, row, delta)
 
 
 def compare(context: Context) -> Iterator[Result]:
@@ -73,7 +73,7 @@ def compare(context: Context) -> Iterator[Result]:
     base = None  # its KID, which is that of tokens alone too: captions without them meet the same weights
     for row, source in s.sources:
         delta = None if source is None else learnt(context, source, model)
-        yield from _drawn(context, model, asked, row, delta)
+        yield from _row(context, model, asked, row, delta)
         yield Measurement(row.key, SHARE.key, share(model, delta))
         if delta is not None and delta.weights:
             forgotten, note = model.kid(delta, concept, s.sampling, context.seed), ""
@@ -83,19 +83,26 @@ def compare(context: Context) -> Iterator[Result]:
         yield Measurement(row.key, KID.key, forgotten, samples=s.sampling.captions, note=note)
 
 
-def _drawn(context: Context, model: Model, asked: Sequence[Asked], row: Row, delta: Delta | None) -> Iterator[Result]:
-    """The alignment of a row's samples; of seed 0 also some of them, and the pictures that taught the method."""
+def _row(context: Context, model: Model, asked: Sequence[Asked], row: Row, delta: Delta | None) -> Iterator[Result]:
+    concepts = context.settings.concepts
+    names = [each.species if delta is None else each.phrase for each in concepts]
+    yield from drawn(context, model, asked, row.key, names, delta)
+    if context.seed == 0 and row in (METHOD, TRAINED_HERE):
+        taught = trained_pictures(concepts[0], context.seed)
+        yield Picture(row.key, "taught", grid(taught.numpy(), PICTURES, 2), "The pictures that taught the concept")
+
+
+def drawn(
+    context: Context, model: Model, asked: Sequence[Asked], row: str, names: Sequence[str], delta: Delta | None
+) -> Iterator[Result]:
+    """The alignment of a row's samples, in whose prompts concepts have these names; of seed 0 also some of them."""
     s: Settings = context.settings
     context.progress(0, 1, f"samples of {row}")
-    names = [each.species if delta is None else each.phrase for each in s.concepts]
     made = model.sampled([each.filled(names) for each in asked], delta, s.sampling, context.seed)
-    yield from measurements(row.key, model.alignment(asked, made, s.concepts, context.seed), len(made))
+    yield from measurements(row, model.alignment(asked, made, s.concepts, context.seed), len(made))
     if context.seed == 0:
         told = "; ".join(each.filled(names) for each in asked[:SHOWN])
-        yield Picture(row.key, "samples", grid(made[:SHOWN].numpy(), SHOWN // 2, 2), f"{row}: {told}")
-        if row in (METHOD, TRAINED_HERE):
-            taught = trained_pictures(s.concepts[0], context.seed)
-            yield Picture(row.key, "taught", grid(taught.numpy(), PICTURES, 2), "The pictures that taught the concept")
+        yield Picture(row, "samples", grid(made[:SHOWN].numpy(), SHOWN // 2, 2), f"{row}: {told}")
 
 
 def share(model: Model, delta: Delta | None) -> float:

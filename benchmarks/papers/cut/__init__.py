@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.cut import ablation, comparison, cost, counts, learning, released, single
+from gengauge.benchmarks.papers.cut import ablation, comparison, cost, counts, learning, own, released, single
+from gengauge.benchmarks.protocols import CONTRACTS
 
 _PUBLISHED = load_tables("cut")
 _RELEASED = released.table_and_experiments(_PUBLISHED)
@@ -24,6 +25,9 @@ PAPER = Paper(
         *_RELEASED[1],
         single.EXPERIMENT,
     ),
+    contract=CONTRACTS["cut"],
+    openings=own.OPENINGS,
+    closed=own.CLOSED,
     claims=(*comparison.CLAIMS, *cost.CLAIMS, *ablation.CLAIMS, *learning.CLAIMS),
     about={
         "quick": "A miniature Cityscapes from the embedded world: label maps to pictures of animals on meadows, "

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from gengauge.benchmarks.core.claims import Cell, Claim
 from gengauge.benchmarks.core.experiments import (
@@ -27,7 +27,7 @@ from gengauge.benchmarks.features.networks import load_network
 from gengauge.benchmarks.papers.cut import sets
 from gengauge.benchmarks.papers.cut.loading import load_translator
 from gengauge.benchmarks.papers.cut.methods import NAMES, Method, plan, train, trained
-from gengauge.benchmarks.papers.cut.scoring import Distances, label_scores, save_translations, translations
+from gengauge.benchmarks.papers.cut.scoring import Distances, Tell, label_scores, save_translations, translations
 from gengauge.benchmarks.papers.cut.sets import Judge, World
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.unpaired import Recipe
@@ -92,11 +92,20 @@ def open_test(s: Settings, context: Context) -> Test:
 
 def score(s: Settings, context: Context, translator: nn.Module, test: Test, results: Path) -> Iterator[Measurement]:
     """Translates the test pictures into `results`, and scores them."""
-
-    def tell(done: int, total: int) -> None:
-        context.progress(done, total, f"translating: {done} of {total}")
-
+    tell = translating(context)
     made = translations(translator, test.folders, s.method.evaluation, context.device, tell=tell)
+    yield from scored(s, context, made, test, results)
+
+
+def translating(context: Context) -> Tell:
+    """Tells how many pictures are translated."""
+    return lambda done, total: context.progress(done, total, f"translating: {done} of {total}")
+
+
+def scored(
+    s: Settings, context: Context, made: Iterator[tuple[str, Tensor]], test: Test, results: Path
+) -> Iterator[Measurement]:
+    """Scores translations of the test pictures, which are written into `results`."""
     pictures = save_translations(made, results)
     note = s.method.data.note(context)
     if test.judge is not None:
@@ -112,10 +121,15 @@ def compare(context: Context) -> Iterator[Result]:
     s: Settings = context.settings
     test = open_test(s, context)
     translator = trained(s.method, context)
-    results = context.work / "results" / f"{s.row}-{context.scale}-seed{context.seed}" / "fake_B"
+    results = results_of(s, context)
     yield from score(s, context, translator, test, results)
     if context.seed == 0:
         yield shown(s, test.folders, results)
+
+
+def results_of(s: Settings, context: Context) -> Path:
+    """Where translations are kept, as CUT's test script calls the folder."""
+    return context.work / "results" / f"{s.row}-{context.scale}-seed{context.seed}" / "fake_B"
 
 
 def measure_file(context: Context, path: Path) -> dict[str, tuple[float, float]]:

@@ -29,7 +29,6 @@ Tell = Callable[[int, int], None]
 MODE: Mode = "legacy_pytorch"  # of resizing: inside the network, bilinear, not antialiased
 
 
-@torch.inference_mode()
 def translations(
     network: nn.Module,
     folders: UnpairedFolders,
@@ -45,15 +44,27 @@ def translations(
     """
     network = network.to(device).eval()
     more = (None, generator) if isinstance(network, StyleTranslator) else ()
+
+    def made(picture: Image.Image) -> Tensor:
+        x = to_tensor(apply(picture, how, Choices()))[None].to(device)
+        return to_uint8_truncated(network(x, *more).cpu())[0]
+
+    return translated(made, folders, tell)
+
+
+@torch.inference_mode()
+def translated(
+    translate: Callable[[Image.Image], Tensor], folders: UnpairedFolders, tell: Tell = lambda done, total: None
+) -> Iterator[tuple[str, Tensor]]:
+    """Each of A's pictures by its file, translated to uint8 (3, H, W). Raises ValueError naming one that cannot be."""
     total = len(folders.a)
     for index in range(total):
-        file = folders.file("A", index)
-        x = to_tensor(apply(folders.picture("A", index), how, Choices()))[None].to(device)
+        file, picture = folders.file("A", index), folders.picture("A", index)
         try:
-            made = to_uint8_truncated(network(x, *more).cpu())
+            made = translate(picture)
         except ValueError as error:
             raise ValueError(f"{file} in {folders.a.path} cannot be translated: {error}") from error
-        yield file, made[0]
+        yield file, made
         tell(index + 1, total)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.diffaugment import checks, limited_data, study
+from gengauge.benchmarks.papers.diffaugment import checks, limited_data, own, study
+from gengauge.benchmarks.protocols import CONTRACTS
 
 TABLES = load_tables("diffaugment")
+_LIMITED = limited_data.experiments(TABLES)
 
 PAPER = Paper(
     key="diffaugment",
@@ -14,7 +16,10 @@ PAPER = Paper(
     title="Differentiable Augmentation for Data-Efficient GAN Training",
     venue="NeurIPS 2020",
     tables=(*TABLES, checks.TABLE),
-    experiments=(*study.EXPERIMENTS, *checks.EXPERIMENTS, *limited_data.experiments(TABLES)),
+    experiments=(*study.EXPERIMENTS, *checks.EXPERIMENTS, *_LIMITED),
+    contract=CONTRACTS["diffaugment"],
+    openings=own.openings(_LIMITED),
+    closed=own.CLOSED,
     claims=(*study.CLAIMS, *limited_data.CLAIMS),
     about={
         "quick": "A mechanism study, not a reproduction. A small GAN is trained on 64 pictures with the augmentation "

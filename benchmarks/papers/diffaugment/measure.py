@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +49,21 @@ PUBLISHED_SIZES = {
 SAMPLING = 1_000_003  # sets the sampling's seeds apart from those of any process in training
 
 
-def fill(row: str, columns: tuple[str, ...], context: Context) -> Iterator[Result]:
-    """Trains (or goes on, or finds it done), then reports the curve, the best snapshot and the last."""
+@dataclass(frozen=True)
+class Replaced:
+    """Another augmentation in the place of a recipe's policy, and what tells it from others."""
+
+    digest: str
+    augment: biggan.Augment
+
+
+def fill(row: str, columns: tuple[str, ...], context: Context, own: Replaced | None = None) -> Iterator[Result]:
+    """Trains (or goes on, or finds it done), then reports the curve, the best snapshot and the last.
+
+    `own` takes the place of the recipe's augmentation.
+    """
     run: Run = context.settings
-    trained = train_row(context)
+    trained = train_row(context, own)
     assert trained is not None
     measured = [c for c in ("fid", "is", "d_accuracy_train", "d_accuracy_test") if c in columns]
     for point in trained.curve:
@@ -82,13 +93,20 @@ def _final(
     note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}{_history(trained)}"
     scores: list[Mapping[str, float]] = [best]
     if run.protocol.repeats > 1:
-        inception, reference = _judges(run, context, _before_training(run, context))
+        inception, reference = judges_of(run, context, _before_training(run, context))
         scores = []
         for repeat in range(run.protocol.repeats):
             g = generator_of(run, trained.best, context.device)
             seed = step_seed(context.seed, SAMPLING + 1, repeat)
             scores.append(score(g, run, inception, reference, seed, context.device))
             context.progress(repeat + 1, run.protocol.repeats, "measuring the best snapshot again")
+    yield from averaged(row, columns, run, scores, note)
+
+
+def averaged(
+    row: str, columns: tuple[str, ...], run: Run, scores: Sequence[Mapping[str, float]], note: str
+) -> Iterator[Measurement]:
+    """FID and Inception Score, those that the row has, over repeated evaluations."""
     for column in ("fid", "is"):
         if column not in columns:
             continue
@@ -125,7 +143,7 @@ def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict
     run: Run = context.settings
     read_generator(path, run)  # before the reference's features, which may take hours
     scores = []
-    judges = _judges(run, context, lambda done, total: context.progress(done, total, "reference features"))
+    judges = judges_of(run, context, lambda done, total: context.progress(done, total, "reference features"))
     for repeat in range(run.protocol.repeats):
         g = read_generator(path, run).to(context.device)
         seed = step_seed(context.seed, SAMPLING + 1, repeat)
@@ -135,7 +153,7 @@ def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict
     return {column: (float(np.mean(v)), float(np.std(v))) for column, v in found.items() if v}
 
 
-def train_row(context: Context) -> Trained | None:
+def train_row(context: Context, own: Replaced | None = None) -> Trained | None:
     """Trains the row of a context to its end in `context.work`; with several processes, in all of them.
 
     Trainings are kept by configuration, data and seed, so that rows of several tables share one. Returns None but in
@@ -144,12 +162,11 @@ def train_row(context: Context) -> Trained | None:
     run: Run = context.settings
     group, device = join(context.device)
     check_processes(run, group.count)
-    root = context.data
-    everything = open_pictures(run, root, "train")
-    if context.scale == "paper":
-        check_size(run, everything, "train")
-    pictures = training_set(run, everything)
+    pictures = training_pictures(run, context)
     config = {"run": {k: v for k, v in asdict(run).items() if k != "iterations"}, "data": fingerprint(pictures)}
+    if own is not None:
+        config["augment"] = own.digest
+    augment = None if own is None else own.augment
     name = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = context.work / f"{run.data}-{name}-seed{context.seed}"
     reals = run.reals_per_iteration
@@ -158,10 +175,10 @@ def train_row(context: Context) -> Trained | None:
     )
     schedule = Schedule(run.iterations, run.snapshot_every, min(1000, run.snapshot_every), run.log_every)
     # Only the main process measures; weights or data that it lacks are told before hours of training.
-    judges = _judges(run, context, _before_training(run, context)) if group.main else None
-    snapshot = partial(_snapshot, run, context, pictures, device, judges) if judges else None
+    judges = judges_of(run, context, _before_training(run, context)) if group.main else None
+    snapshot = partial(_snapshot, run, context, pictures, device, judges, augment) if judges else None
     trained = train(
-        lambda: build(run, device, group),
+        lambda: build(run, device, group, augment),
         batches,
         folder,
         schedule,
@@ -174,6 +191,14 @@ def train_row(context: Context) -> Trained | None:
         code=code_version(),
     )
     return trained if group.main else None
+
+
+def training_pictures(run: Run, context: Context) -> PictureSet:
+    """The pictures that a row trains on. Raises DataNotFound, and ValueError for a set that is not whole."""
+    everything = open_pictures(run, context.data, "train")
+    if context.scale == "paper":
+        check_size(run, everything, "train")
+    return training_set(run, everything)
 
 
 def check_processes(run: Run, count: int) -> None:
@@ -223,14 +248,15 @@ def reference_set(run: Run, root: Path | None) -> PictureSet:
     return everything if run.protocol.reference == "all" else training_set(run, everything)
 
 
-def build(run: Run, device: str, group: Processes) -> Trainable:
-    """The training of a row's recipe at its start."""
+def build(run: Run, device: str, group: Processes, augment: biggan.Augment | None = None) -> Trainable:
+    """The training of a row's recipe at its start; BigGAN takes another augmentation."""
     if isinstance(run.recipe, biggan.Recipe):
-        return biggan.Training(run.recipe, device, processes=group.count)
+        return biggan.Training(run.recipe, device, processes=group.count, augment=augment)
+    assert augment is None
     return stylegan2.Training(run.recipe, device, processes=group.count)
 
 
-def _judges(run: Run, context: Context, tell: Callable[[int, int], None]) -> tuple[FeatureNetwork, Gaussian]:
+def judges_of(run: Run, context: Context, tell: Callable[[int, int], None]) -> tuple[FeatureNetwork, Gaussian]:
     """The feature network and the moments of the reference set, which `tell` hears of while they are computed."""
     inception = load_network("inception")
     reference = reference_set(run, context.data)
@@ -249,6 +275,7 @@ def _snapshot(
     pictures: PictureSet,
     device: str,
     judges: tuple[FeatureNetwork, Gaussian],
+    augment: biggan.Augment | None,
     training: Trainable,
 ) -> Snapshot:
     held_out = reference_set(run, context.data) if run.protocol.d_accuracy else None
@@ -258,7 +285,7 @@ def _snapshot(
         found = score(training.networks["G_ema"], run, *judges, seed, device)
         if held_out is not None:
             for name, these in (("train", pictures), ("test", held_out)):
-                found[f"d_accuracy_{name}"] = d_accuracy(training.networks["D"], run, these, seed, device)
+                found[f"d_accuracy_{name}"] = d_accuracy(training.networks["D"], run, these, seed, device, augment)
         return found
 
     return measure

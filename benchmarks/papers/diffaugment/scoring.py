@@ -32,8 +32,15 @@ def score(
     g: nn.Module, run: Run, inception: FeatureNetwork, reference: Gaussian, seed: int, device: str
 ) -> dict[str, float]:
     """`fid` and, with a classifier and where the table has it, `is` with `is_std`, of one set of samples."""
+    return score_pictures(samples(g, run, run.protocol.samples, seed, device), run, inception, reference, device)
+
+
+def score_pictures(
+    pictures: Iterator[Tensor], run: Run, inception: FeatureNetwork, reference: Gaussian, device: str
+) -> dict[str, float]:
+    """The same of pictures in batches, of which the first ones count, as many as the protocol has."""
     p = run.protocol
-    features = stream_features(samples(g, run, p.samples, seed, device), inception, MODE, device)[: p.samples]
+    features = stream_features(pictures, inception, MODE, device)[: p.samples]
     out = {"fid": frechet_distance(reference, fit(features, p.ddof))}
     if p.inception_score and inception.probabilities is not None:
         with torch.inference_mode():
@@ -103,7 +110,9 @@ def accumulate_statistics(g: BigGAN, protocol: Protocol, generator: torch.Genera
 
 
 @torch.no_grad()
-def d_accuracy(d: nn.Module, run: Run, pictures: PictureSet, seed: int, device: str) -> float:
+def d_accuracy(
+    d: nn.Module, run: Run, pictures: PictureSet, seed: int, device: str, augment: biggan.Augment | None = None
+) -> float:
     """The share of real pictures whose score, augmented as in training and in eval mode, is above 0."""
     generator = torch.Generator(device).manual_seed(seed)
     chosen = np.arange(len(pictures))
@@ -113,7 +122,7 @@ def d_accuracy(d: nn.Module, run: Run, pictures: PictureSet, seed: int, device: 
     d.eval()
     for part in np.array_split(chosen, math.ceil(len(chosen) / run.recipe.batch)):
         reals = pictures.pictures(part).to(device).float() * ((high - low) / 255) + low
-        reals = diff_augment(reals, policy, generator=generator)
+        reals = augment(reals, generator) if augment else diff_augment(reals, policy, generator=generator)
         if isinstance(run.recipe, biggan.Recipe):
             assert pictures.labels is not None
             scores = d(reals, torch.from_numpy(pictures.labels[part]).to(device))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ from gengauge.reference.diffaugment import placement as placements
 from gengauge.reference.diffaugment.augment import diff_augment
 from gengauge.reference.diffaugment.placement import Placement, discriminator_loss, generator_loss
 from gengauge.reference.nets.inception import Inception2015
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 REFERENCE_SEED = 1_000_000  # far from any training seed, so that no training picture is among the reference's
 FEWEST_REFERENCES = 128
@@ -135,17 +137,30 @@ def study(context: Context) -> Iterator[Result]:
     """Trains the small GAN under one placement; curves of D's scores, then FID, KID, gap and leakage."""
     s: Settings = context.settings
     row, placement = ROWS[s.placement]
-    network = load_network("inception")
-    train, reference, reference_features = _data(context, network)
+
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+        return diff_augment(x, s.policy, generator=generator)
+
+    data = Data.of(context)
+    yield from augmented(context, data, row, placement, augment, s.placement)
+    if context.seed == 0 and s.placement == "none":
+        yield Picture(row, "training", grid(data.train[:48].numpy(), 12, zoom=2), "48 of the training pictures")
+
+
+def augmented(
+    context: Context, data: Data, row: str, placement: Placement, augmentation: Augmentation, about: str
+) -> Iterator[Result]:
+    """A row of the small GAN trained with an augmentation at a placement, with all columns."""
+    s: Settings = context.settings
     generator = torch.Generator(context.device).manual_seed(context.seed)
     g, d, ema = _networks(s, context.device)
     optimise_g = torch.optim.Adam(g.parameters(), s.learning_rate, s.betas, fused=True)
     optimise_d = torch.optim.Adam(d.parameters(), s.learning_rate, s.betas, fused=True)
-    reals, fresh = (_to_range(p).to(context.device) for p in (train, reference[: s.references]))
+    reals, fresh = (_to_range(p).to(context.device) for p in (data.train, data.reference[: s.references]))
     probe = torch.randn(s.samples, s.latent, generator=generator, device=context.device)
 
     def augment(x: Tensor) -> Tensor:
-        return diff_augment(x, s.policy, generator=generator)
+        return augmentation(x, generator)
 
     def latents() -> Tensor:
         return torch.randn(s.batch, s.latent, generator=generator, device=context.device)
@@ -175,22 +190,25 @@ def study(context: Context) -> Iterator[Result]:
     mean = {m.column: m.value for m in final}
     yield Measurement(row, "d_gap", mean["d_train"] - mean["d_fresh"], samples=len(fresh))
     yield _leakage(row, samples, fresh, augment(fresh))
-    grey = to_uint8(samples.cpu())
+    yield from scored(context, data, row, to_uint8(samples.cpu()), about)
+
+
+def scored(context: Context, data: Data, row: str, samples: Tensor, about: str) -> Iterator[Result]:
+    """FID and KID of samples (N, 3, 32, 32) uint8, and a picture of some."""
+    s: Settings = context.settings
     mine = extract(
-        grey,
-        network,
+        samples,
+        data.network,
         device=context.device,
         progress=lambda done, total: context.progress(s.steps + done, s.steps + total, "Inception features"),
     )
-    fid, kid = score(reference_features, mine, network, ("fid", "kid"))
-    yield _measurement(row, "fid", fid, s.samples)
-    yield _measurement(row, "kid", kid, s.samples)
+    fid, kid = score(data.features, mine, data.network, ("fid", "kid"))
+    yield _measurement(row, "fid", fid, len(samples))
+    yield _measurement(row, "kid", kid, len(samples))
     if context.seed == 0:
         yield Picture(
-            row, "samples", grid(grey[:48].numpy(), 12, zoom=2), f"48 samples of the GAN trained with: {s.placement}"
+            row, "samples", grid(samples[:48].numpy(), 12, zoom=2), f"48 samples of the GAN trained with: {about}"
         )
-        if s.placement == "none":
-            yield Picture(row, "training", grid(train[:48].numpy(), 12, zoom=2), "48 of the training pictures")
 
 
 def _leakage(row: str, samples: Tensor, fresh: Tensor, augmented: Tensor) -> Measurement:
@@ -216,31 +234,44 @@ def check(settings: Settings, data: Path | None) -> None:
             )
 
 
-def _data(context: Context, network: FeatureNetwork) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
-    """Training pictures, reference pictures (both (N, 3, 32, 32) uint8) and the reference's features.
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Training and reference pictures, both (N, 3, 32, 32) uint8, and the reference's features by a network.
 
     The reference of the world is the same for all seeds. Of a folder, a seed's permutation takes the training pictures
     and leaves the rest; features are computed for the whole folder, so that every seed finds them in the cache.
     """
-    s: Settings = context.settings
 
-    def progress(done: int, total: int) -> None:
-        context.progress(0, total + s.steps, f"reference features {done} of {total}, once for all jobs")
+    train: Tensor
+    reference: Tensor
+    features: np.ndarray[Any, Any]
+    network: FeatureNetwork
 
-    if context.data is None:
-        train = world.pictures(context.seed, range(s.pictures), RESOLUTION)
-        reference = world.pictures(REFERENCE_SEED, range(s.references), RESOLUTION)
-        return train, reference, features(reference, network, device=context.device, progress=progress)
-    check(s, context.data)
-    paths = list_pictures(context.data)
-    if len(paths) > MOST_PICTURES:
-        drawn = np.random.default_rng(0).permutation(len(paths))[:MOST_PICTURES]
-        paths = [paths[i] for i in sorted(drawn)]
-    pictures = load_square(paths, RESOLUTION)
-    every = features(pictures, network, device=context.device, progress=progress)
-    order = np.random.default_rng(context.seed).permutation(len(pictures))
-    chosen, rest = order[: s.pictures], order[s.pictures :]
-    return pictures[chosen], pictures[rest], every[rest]
+    @classmethod
+    def of(cls, context: Context) -> Data:
+        """Those of a job. Raises WeightsNotFound, and as `check` does."""
+        s: Settings = context.settings
+        network = load_network("inception")
+
+        def progress(done: int, total: int) -> None:
+            context.progress(0, total + s.steps, f"reference features {done} of {total}, once for all jobs")
+
+        if context.data is None:
+            train = world.pictures(context.seed, range(s.pictures), RESOLUTION)
+            reference = world.pictures(REFERENCE_SEED, range(s.references), RESOLUTION)
+            return cls(
+                train, reference, features(reference, network, device=context.device, progress=progress), network
+            )
+        check(s, context.data)
+        paths = list_pictures(context.data)
+        if len(paths) > MOST_PICTURES:
+            drawn = np.random.default_rng(0).permutation(len(paths))[:MOST_PICTURES]
+            paths = [paths[i] for i in sorted(drawn)]
+        pictures = load_square(paths, RESOLUTION)
+        every = features(pictures, network, device=context.device, progress=progress)
+        order = np.random.default_rng(context.seed).permutation(len(pictures))
+        chosen, rest = order[: s.pictures], order[s.pictures :]
+        return cls(pictures[chosen], pictures[rest], every[rest], network)
 
 
 def _networks(s: Settings, device: str) -> tuple[Generator, Discriminator, Generator]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.gan_warping import ablation, comparison, composition, counts, released
+from gengauge.benchmarks.papers.gan_warping import ablation, comparison, composition, counts, own, released
+from gengauge.benchmarks.protocols import CONTRACTS
 
 _PUBLISHED = load_tables("gan_warping")
 
@@ -31,6 +32,9 @@ PAPER = Paper(
         *released.experiments(_PUBLISHED),
         *counts.EXPERIMENTS,
     ),
+    contract=CONTRACTS["gan_warping"],
+    openings=own.OPENINGS,
+    closed=own.CLOSED,
     claims=(*comparison.CLAIMS, *composition.CLAIMS, *ablation.CLAIMS, *counts.CLAIMS),
     about={
         "quick": "Cats of the embedded world in all poses, made by a small StyleGAN2 that this project taught by "

@@ -21,7 +21,17 @@ from gengauge.benchmarks.core.tables import Row, Table
 from gengauge.benchmarks.papers.gan_warping import scores
 from gengauge.benchmarks.papers.gan_warping.edits import ABOUT, EDITS
 from gengauge.benchmarks.papers.gan_warping.figures import sheet
-from gengauge.benchmarks.papers.gan_warping.world import RECIPE, Judges, Lesson, held_out, learnt, pixels, plan
+from gengauge.benchmarks.papers.gan_warping.world import (
+    RECIPE,
+    Array,
+    HeldOut,
+    Judges,
+    Lesson,
+    held_out,
+    learnt,
+    pixels,
+    plan,
+)
 from gengauge.benchmarks.zoo import stylegan2_poses
 
 COLUMNS = scores.columns()
@@ -62,14 +72,18 @@ def compare(context: Context) -> Iterator[Result]:
             for column in WATCHED:
                 yield Measurement(row.key, column, point[column], step=int(point["iteration"]), samples=s.held_out)
         if context.seed == 0 and row.method == METHOD:
-            shown = np.stack([held.base, held.targets, made])[:, :SHOWN]
-            yield Picture(
-                row.key,
-                "held-out",
-                sheet(shown),
-                f"Cats that no training saw: as the base makes them, as they should be ({ABOUT[s.edit]}), and as the "
-                "edited generator makes them",
-            )
+            yield shown(row.key, held, made, s.edit)
+
+
+def shown(row: str, held: HeldOut, made: Array, edit: str) -> Picture:
+    """Some held-out pictures."""
+    return Picture(
+        row,
+        "held-out",
+        sheet(np.stack([held.base, held.targets, made])[:, :SHOWN]),
+        f"Cats that no training saw: as the base makes them, as they should be ({ABOUT[edit]}), and as the edited "
+        "generator makes them",
+    )
 
 
 def _margin(better: Row, worse: Row, column: str) -> tuple[Mapping[str, Cell], Callable[[Mapping[str, float]], float]]:

@@ -19,7 +19,7 @@ from gengauge.benchmarks.metrics.edges import canny_edges
 from gengauge.benchmarks.metrics.edit_fidelity import aggregate
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.needs import weights_need
-from gengauge.benchmarks.papers.gan_warping.edits import EDITS, editable, together, warps
+from gengauge.benchmarks.papers.gan_warping.edits import EDITS, Warps, editable, together, warps
 from gengauge.benchmarks.papers.gan_warping.plans import planned
 from gengauge.benchmarks.papers.gan_warping.scores import fidelities, measurements
 from gengauge.benchmarks.training.loop import Snapshot, Trainable
@@ -114,16 +114,24 @@ def pixels(g: StyleGenerator, ws: Tensor, changed: Mapping[str, Tensor] | None =
     return to_uint8(torch.cat(made).clamp(-1, 1)).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def taught(name: str, pictures: int, seed: int) -> Warps:
+    """The pictures of a seed that teach an edit, and how they are warped.
+
+    Raises ValueError for a seed whose pictures are held out.
+    """
+    if 2 * (seed + 1) * pictures > FIRST_HELD_OUT:
+        raise ValueError(f"seed {seed} would be taught by pictures that are held out; choose a smaller one")
+    return warps((name,), editable(EDITS[name], 2 * seed * pictures, pictures))
+
+
 def learnt(context: Context, name: str, lesson: Lesson, watched: HeldOut, every: int = 50) -> Learnt:
     """The edit that a lesson teaches the zoo's generator, from where an earlier job left it.
 
     The seed chooses which pictures are edited. The curve is of held-out pictures. Raises what the training raises.
     """
-    if 2 * (context.seed + 1) * lesson.pictures > FIRST_HELD_OUT:
-        raise ValueError(f"seed {context.seed} would be taught by pictures that are held out; choose a smaller one")
     processes, device = join(context.device)
     g = stylegan2_poses.load().to(device)
-    found = warps((name,), editable(EDITS[name], 2 * context.seed * lesson.pictures, lesson.pictures))
+    found = taught(name, lesson.pictures, context.seed)
     config = {
         "edit": name,
         "lesson": repr(lesson),

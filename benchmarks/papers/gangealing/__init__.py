@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.gangealing import ablation, comparison, counts, learning, released
+from gengauge.benchmarks.papers.gangealing import ablation, comparison, counts, learning, own, released
+from gengauge.benchmarks.protocols import CONTRACTS
 
 _PUBLISHED = load_tables("gangealing")
+_RELEASED = released.experiments(_PUBLISHED)
 
 PAPER = Paper(
     key="gangealing",
@@ -18,9 +20,12 @@ PAPER = Paper(
         learning.EXPERIMENT,
         comparison.EXPERIMENT,
         *ablation.EXPERIMENTS,
-        *released.experiments(_PUBLISHED),
+        *_RELEASED,
         counts.EXPERIMENT,
     ),
+    contract=CONTRACTS["gangealing"],
+    openings=own.openings(_RELEASED),
+    closed=own.CLOSED,
     claims=(*comparison.CLAIMS, *learning.CLAIMS, *ablation.CLAIMS),
     about={
         "quick": "Cats of the embedded world in all poses, with exact landmarks. A small StyleGAN2, which this project "

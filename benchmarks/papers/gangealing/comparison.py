@@ -24,7 +24,7 @@ from gengauge.benchmarks.core.experiments import (
 from gengauge.benchmarks.core.tables import Row, Table
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.papers.gangealing.classical import best_similarity, moved, sift_similarity, without_opencv
-from gengauge.benchmarks.papers.gangealing.evaluation import Protocol, congealed, left_in_place, transfer
+from gengauge.benchmarks.papers.gangealing.evaluation import Protocol, Transfers, congealed, left_in_place, transfer
 from gengauge.benchmarks.papers.gangealing.figures import averages, transferred_points
 from gengauge.benchmarks.papers.gangealing.plans import planned
 from gengauge.benchmarks.papers.gangealing.scores import measurements
@@ -70,14 +70,7 @@ def compare(context: Context) -> Iterator[Result]:
         parts = drawn.pictures.split(100)
         means.append(torch.cat([congealed(network, x, s.protocol, s.pairs.size).cpu() for x in parts]).mean(0))
     if context.seed == 0:
-        a, b = to_uint8(drawn.pictures[0 : 2 * SHOWN : 2]), to_uint8(drawn.pictures[1 : 2 * SHOWN : 2])
-        yield Picture(
-            BOTH.key,
-            "pairs",
-            transferred_points(a, b, found.of(np.arange(len(a)))),
-            "Pairs of cats: landmarks of the left picture, and on the right one where the transformer puts them (dots) "
-            "and where they are (rings)",
-        )
+        yield shown(BOTH.key, drawn, found)
         yield Picture(
             BOTH.key,
             "average",
@@ -93,6 +86,18 @@ def compare(context: Context) -> Iterator[Result]:
         note = f"{matched} of {s.pairs.count} pairs had matches; elsewhere points stay in place"
         yield from measurements(SIFT.key, drawn.hits(estimated), SCORED, context.seed, note=note)
     yield from measurements(FITTED.key, drawn.hits(by_true_points(drawn)), SCORED, context.seed)
+
+
+def shown(row: str, drawn: Drawn, found: Transfers) -> Picture:
+    """The first pairs with their points."""
+    a, b = to_uint8(drawn.pictures[0 : 2 * SHOWN : 2]), to_uint8(drawn.pictures[1 : 2 * SHOWN : 2])
+    return Picture(
+        row,
+        "pairs",
+        transferred_points(a, b, found.of(np.arange(len(a)))),
+        "Pairs of cats: landmarks of the left picture, and on the right one where the transformer puts them (dots) "
+        "and where they are (rings)",
+    )
 
 
 def by_sift(drawn: Drawn) -> tuple[Array, int]:

@@ -25,6 +25,7 @@ from gengauge.reference.gangealing.warps import Padding
 
 Array = np.ndarray[Any, Any]
 Tell = Callable[[int], None]
+Way = Callable[[Tensor, Tensor, Tensor], Tensor]  # pictures, other pictures and points of the first to the other's
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,37 @@ def transfer(
     _check_network(network, classifier, protocol)
     device = next(network.parameters()).device
     permutation = None if permutation is None else permutation.to(device)
+    return _collected(
+        pairs, lambda batch: _transferred(network, batch, protocol, permutation, classifier, device), tell
+    )
+
+
+@torch.no_grad()
+def transfer_by(way: Way, pairs: Iterable[Batch], both_ways: bool = False, tell: Tell = lambda done: None) -> Transfers:
+    """Transfers the points of all pairs by any way, of pictures as they are. Raises ValueError without any pair."""
+
+    def one(batch: Batch) -> dict[str, Tensor]:
+        (places_a, visible_a), (places_b, visible_b) = (
+            (p[..., :2], p[..., 2]) for p in (batch.points_a, batch.points_b)
+        )
+        to_b = way(batch.a, batch.b, places_a)
+        to_a = way(batch.b, batch.a, places_b) if both_ways else to_b[:, :0]
+        count, points = visible_a.shape
+        return {
+            **{"estimated_a": to_a, "estimated_b": to_b, "points_a": places_a, "points_b": places_b},
+            **{"visible_a": visible_a, "visible_b": visible_b, "order": torch.arange(points).expand(count, -1)},
+            "pick": torch.zeros(count, dtype=torch.long),
+            **{"lengths_a": batch.lengths_a, "lengths_b": batch.lengths_b},
+        }
+
+    return _collected(pairs, one, tell)
+
+
+def _collected(pairs: Iterable[Batch], one: Callable[[Batch], dict[str, Tensor]], tell: Tell) -> Transfers:
     parts: list[dict[str, Tensor]] = []
     done = 0
     for batch in pairs:
-        parts.append(_transferred(network, batch, protocol, permutation, classifier, device))
+        parts.append(one(batch))
         done += len(batch.a)
         tell(done)
     if not parts:

@@ -133,14 +133,20 @@ def open_row(s: Settings, context: Context, checkpoint: Checkpoint) -> Opened:
     """
     network = checkpoint.transformer(s.pairs.size, s.num_heads, s.base_channels)
     classifier = checkpoint.classifier(s.pairs.size) if network.num_heads > 1 else None
+    found, pairs = open_pairs(s, context)
+    found.usable_permutation()  # told now and not after hours
+    device = torch.device(context.device)
+    return Opened(found, pairs, network.to(device), None if classifier is None else classifier.to(device))
+
+
+def open_pairs(s: Settings, context: Context) -> tuple[KeyPointSet, Tensor]:
+    """The set and its pairs (n, 2). Raises DataNotFound, and ValueError for a set without a point in common."""
     found = s.pairs.open(context.data)
     pairs = s.pairs.pairs(found, context.seed)
     visible = found.key_points[pairs][..., 2] != 0
     if not visible.all(1).any():
         raise ValueError(f"no pair of {found.name} has a key point in common, so that there is nothing to measure")
-    found.usable_permutation()  # told now and not after hours
-    device = torch.device(context.device)
-    return Opened(found, pairs, network.to(device), None if classifier is None else classifier.to(device))
+    return found, pairs
 
 
 def transfers(s: Settings, context: Context, opened: Opened, protocol: Protocol) -> Transfers:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.sdedit import compositing, strokes
+from gengauge.benchmarks.papers.sdedit import compositing, own, strokes
+from gengauge.benchmarks.protocols import CONTRACTS
 
 PAPER = Paper(
     key="sdedit",
@@ -13,6 +14,9 @@ PAPER = Paper(
     venue="ICLR 2022",
     tables=(*load_tables("sdedit"), strokes.TABLE),
     experiments=(*strokes.EXPERIMENTS, compositing.EXPERIMENT),
+    contract=CONTRACTS["sdedit"],
+    openings=own.OPENINGS,
+    closed=own.CLOSED,
     claims=(*strokes.CLAIMS, *compositing.CLAIMS),
     about={
         "quick": "Stand-ins on the embedded world: the published sampler with few steps, a small prior trained by this "

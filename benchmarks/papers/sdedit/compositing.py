@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +73,11 @@ class Parts:
 def compositing(context: Context) -> Iterator[Result]:
     """SDEdit and both blendings of the same composites."""
     s: Settings = context.settings
-    parts = _world_parts(context) if s.source == WORLD else _own_parts(context)
+    parts = parts_of(context)
     lpips = load_lpips("vgg", context.device)
     network = PRIORS[s.sampling.prior].load(context.device)
     generator = torch.Generator(context.device).manual_seed(context.seed)
     (tell,) = steps_of(context, 1)
-    inside = parts.pasted[:, 0]
     edited = run_edit(network, s.sampling, parts.composite, generator, parts.pasted, tell("compositing"))
     source = parts.composite if parts.whole is None else parts.whole
     original, cut = parts.original.float() / 255, source.float() / 255
@@ -89,15 +88,30 @@ def compositing(context: Context) -> Iterator[Result]:
         SDEDIT: edited,
     }
     for row, results in made.items():
-        yield l2(row, parts.composite, results)
-        yield _masked(row, lpips, parts, results, context.device)
-        away = (results.float() - parts.original.float()).permute(0, 2, 3, 1)[~inside]
-        yield Measurement(row, "outside", float(away.square().mean().sqrt()), samples=len(results))
+        yield from scored(row, parts, results, lpips, context.device)
     if context.seed == 0:
-        sheet = torch.cat([rows[:SHOWN] for rows in (parts.original, parts.composite, *made.values())])
         alt = "Rows: originals, composites, Laplacian blending, Poisson blending, SDEdit"
-        zoom = max(1, 64 // sheet.shape[-1])
-        yield Picture(SDEDIT, "composites", grid(sheet.numpy(), min(SHOWN, len(inside)), zoom), alt)
+        yield shown(SDEDIT, parts, list(made.values()), alt)
+
+
+def parts_of(context: Context) -> Parts:
+    """The composites of a job. Raises DataNotFound, and ValueError for pictures that the network does not take."""
+    return _world_parts(context) if context.settings.source == WORLD else _own_parts(context)
+
+
+def scored(row: str, parts: Parts, results: Tensor, lpips: LPIPS, device: str) -> Iterator[Measurement]:
+    """A row's values for results uint8 (N, 3, R, R)."""
+    yield l2(row, parts.composite, results)
+    yield _masked(row, lpips, parts, results, device)
+    away = (results.float() - parts.original.float()).permute(0, 2, 3, 1)[~parts.pasted[:, 0]]
+    yield Measurement(row, "outside", float(away.square().mean().sqrt()), samples=len(results))
+
+
+def shown(row: str, parts: Parts, results: Sequence[Tensor], alt: str) -> Picture:
+    """Originals, composites and results, a row of the sheet each."""
+    sheet = torch.cat([rows[:SHOWN] for rows in (parts.original, parts.composite, *results)])
+    zoom = max(1, 64 // sheet.shape[-1])
+    return Picture(row, "composites", grid(sheet.numpy(), min(SHOWN, len(parts.original)), zoom), alt)
 
 
 def _masked(row: str, network: LPIPS, parts: Parts, results: Tensor, device: str) -> Measurement:

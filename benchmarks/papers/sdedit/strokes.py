@@ -76,10 +76,15 @@ def simulated(context: Context) -> Iterator[Result]:
         guides = strokes(real, colours)
         generator.manual_seed(context.seed)
         results = run_edit(network, s.sampling, guides, generator, tell=tell(f"{colours} colours"))
-        yield l2(row, guides, results)
-        yield scores.kid(row, results)
-        if context.seed == 0:
-            yield _shown(row, "strokes", f"Strokes of {colours} colours and what SDEdit makes of them", guides, results)
+        yield from scored(context, row, guides, results, scores, f"Strokes of {colours} colours and what SDEdit makes")
+
+
+def scored(context: Context, row: str, guides: Tensor, results: Tensor, scores: Scores, about: str) -> Iterator[Result]:
+    """A row of results of guides, both uint8 (N, 3, R, R)."""
+    yield l2(row, guides, results)
+    yield scores.kid(row, results)
+    if context.seed == 0:
+        yield _shown(row, "strokes", f"{about} of them", guides, results)
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,8 @@ def projected(context: Context) -> Iterator[Result]:
             callback=lambda step, distances, told=told: told(step + 1, s.recipe.steps),  # type: ignore[misc]
         )
         made.append(to_uint8(found.pictures.cpu()))
-    results = torch.cat(made)
-    yield l2(s.row, guides, results)
-    yield Scores(references, context.device).kid(s.row, results)
-    if context.seed == 0:
-        yield _shown(s.row, "strokes", "Strokes and what the projection makes of them", guides, results)
+    scores = Scores(references, context.device)
+    yield from scored(context, s.row, guides, torch.cat(made), scores, "Strokes and what the projection makes")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

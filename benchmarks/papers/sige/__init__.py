@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gengauge.benchmarks.core.experiments import Paper
 from gengauge.benchmarks.core.tables import load_tables
-from gengauge.benchmarks.papers.sige import counts, fidelity, fidelity_by_area, speed
+from gengauge.benchmarks.papers.sige import counts, fidelity, fidelity_by_area, own, speed
+from gengauge.benchmarks.protocols import CONTRACTS
 
 TABLES = load_tables("sige")
 
@@ -20,6 +21,9 @@ PAPER = Paper(
         *fidelity_by_area.EXPERIMENTS,
         *fidelity.experiments(TABLES),
     ),
+    contract=CONTRACTS["sige"],
+    openings=own.openings(TABLES),
+    closed=own.closed(TABLES),
     claims=(*counts.CLAIMS, *speed.CLAIMS, *fidelity_by_area.CLAIMS),
     about={
         "quick": "All counts of operations are exact: they need no weights. Those of sparse passes of Stable Diffusion "

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -124,12 +125,47 @@ class Settings:
     rows: tuple[Row, ...] = (RELEASED, OWN_STATISTICS, EVERY_LAYER)
 
 
+class Sparse(Protocol):
+    """A way to compute an edit's passes from those of the original, one a time step."""
+
+    def full(self, x: Tensor, time: Tensor, t: int) -> Tensor:
+        """The pass on the original at time step t, which is kept."""
+
+    def begin(self, mask: EditMasks) -> float | None:
+        """The edit that follows; the operations of a pass in millions, None where they are not known."""
+
+    def sparse(self, x: Tensor, t: int) -> Tensor:
+        """The pass on the edit at time step t."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """SIGE's engine."""
+
+    engine: Engine
+
+    def full(self, x: Tensor, time: Tensor, t: int) -> Tensor:
+        return self.engine.full(x, time, cache_id=t)
+
+    def begin(self, mask: EditMasks) -> float:
+        self.engine.set_masks(mask.levels)
+        return self.engine.macs().total() / MEGA
+
+    def sparse(self, x: Tensor, t: int) -> Tensor:
+        return self.engine.sparse(x, t)
+
+
 def fidelity_by_area(context: Context) -> Iterator[Result]:
     """Edits every cat densely and with every policy, and compares."""
     s: Settings = context.settings
     network = fused(ddpm_cat.load()).to(context.device)
+    yield from compared(context, network, {row: Tiles(Engine(network, POLICIES[row])) for row in s.rows}, RELEASED)
+
+
+def compared(context: Context, network: DDPMUNet, engines: Mapping[Row, Sparse], pictured: Row) -> Iterator[Result]:
+    """Edits every cat densely and by every engine, and compares; a picture of all goes to one row."""
+    s: Settings = context.settings
     lpips = lpips_of_pictures(context.device)
-    engines = {row: Engine(network, POLICIES[row]) for row in s.rows}
     cats = world.pictures(FRESH_SEED + context.seed, range(2 * s.pictures), SIZE, species=ddpm_cat.SPECIES)
     cats = cats.float().to(context.device) / 127.5 - 1
     draws = torch.Generator().manual_seed(context.seed)
@@ -157,7 +193,7 @@ def fidelity_by_area(context: Context) -> Iterator[Result]:
     for (row, edit), found in scores.items():
         yield from _measured(row, found, edit == FINAL, statistics.fmean(areas[edit]))
     if context.seed == 0:
-        yield _sheet(shown, s)
+        yield _sheet(shown, s, pictured, tuple(engines))
 
 
 def fused(network: DDPMUNet) -> DDPMUNet:
@@ -205,14 +241,14 @@ class Original:
     """A picture (1, 3, H, W) with its noise; all engines keep its passes, one a time step."""
 
     def __init__(
-        self, picture: Tensor, noise: Tensor, s: Settings, network: DDPMUNet, engines: Mapping[Row, Engine]
+        self, picture: Tensor, noise: Tensor, s: Settings, network: DDPMUNet, engines: Mapping[Row, Sparse]
     ) -> None:
         self.picture, self.noise, self.network, self.engines = picture, noise, network, engines
         self.betas, self.times = linear_betas(), uniform_times(s.noise_level, s.steps)
         self.noises: dict[int, Tensor] = {}  # that the network gives for the original
         for engine in engines.values():
             for t in self.times:
-                self.noises[t] = engine.full(self.noised(picture, t), self.time(t), cache_id=t)
+                self.noises[t] = engine.full(self.noised(picture, t), self.time(t), t)
 
     def edit(self, edited: Tensor, mask: EditMasks, lpips: Compare, keeps: bool = False) -> dict[Row, Made]:
         """The dense result and the sparse ones by row; with `keeps` also that of the original's noise."""
@@ -224,11 +260,10 @@ class Original:
 
         expected = grey_levels(self.sample(dense, edited, mask))
         ways: dict[Row, Callable[[Tensor, int], Tensor]] = {}
-        macs = dict.fromkeys([KEPT], 0.0)
+        macs: dict[Row, float | None] = {KEPT: 0.0}
         for row, engine in self.engines.items():
-            engine.set_masks(mask.levels)
+            macs[row] = engine.begin(mask)
             ways[row] = engine.sparse
-            macs[row] = engine.macs().total() / MEGA
         if keeps:
             ways[KEPT] = lambda x, t: self.noises[t]
         inside = mask.dilated.cpu().numpy()
@@ -238,8 +273,9 @@ class Original:
             values = {
                 "psnr_edit": psnr(expected, found, inside, identical="one-level"),
                 "lpips": lpips(expected, found),
-                "macs": macs[row],
             }
+            if (operations := macs[row]) is not None:
+                values["macs"] = operations
             for column, t, (x, noise) in zip(
                 ("first_noise", "last_noise"), (self.times[-1], self.times[0]), (passes[0], passes[-1]), strict=True
             ):
@@ -283,13 +319,13 @@ def _measured(row: Row, found: Scores, final: bool, percent: float) -> Iterator[
             yield Measurement(row.key, column, mean, samples=count, step=round(percent * AREA.steps_per_unit))
 
 
-def _sheet(shown: list[list[Array]], s: Settings) -> Picture:
+def _sheet(shown: list[list[Array]], s: Settings, pictured: Row, rows: tuple[Row, ...]) -> Picture:
     """The first picture with every edit: a row of the sheet for the original, the edit and every way's result."""
-    ways = ["original", "edited", "dense", *(str(row) for row in s.rows)]
+    ways = ["original", "edited", "dense", *map(str, rows)]
     tiles = np.stack([column[i] for i in range(len(ways)) for column in shown]).transpose(0, 3, 1, 2)
     edits = ", ".join(edit.name for edit in s.edits)
     alt = f"Columns: {edits}. Rows: {'; '.join(ways)}"
-    return Picture(RELEASED.key, "edits", grid(tiles, len(shown), zoom=3), alt)
+    return Picture(pictured.key, "edits", grid(tiles, len(shown), zoom=3), alt)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

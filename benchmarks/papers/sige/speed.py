@@ -6,7 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +25,7 @@ from gengauge.benchmarks.core.experiments import (
     Result,
     Scale,
 )
-from gengauge.benchmarks.core.tables import Column, Row, Table
+from gengauge.benchmarks.core.tables import Column, Row, Table, slug
 from gengauge.benchmarks.machine import all_cores
 from gengauge.benchmarks.papers.sige.counting import count_dense, count_sparse
 from gengauge.benchmarks.papers.sige.crossing import crossing
@@ -138,7 +138,7 @@ def rows_of(s: Settings) -> dict[Row, tuple[str, ...]]:
     return rows | {sparse_row(edit, way): OF_SPARSE for way in s.sparse for edit in s.edits}
 
 
-SHORT = {sparse_row(edit, way).key for edit in EDITS for way in SPARSE if edit.share is None or edit.share < 0.2}
+SHORT = {slug(edit.name) for edit in EDITS if edit.share is None or edit.share < 0.2}
 
 
 @dataclass
@@ -166,9 +166,38 @@ class _Sparse:
         return self.engine.sparse(self.edited)
 
 
-def speed(context: Context) -> Iterator[Result]:
-    """Times every row, then sets the times against each other."""
-    s: Settings = context.settings
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What other ways than those here are made of: the network, its inputs by edit, and what it gives for the original.
+
+    `edited` are pictures and masks (H, W) of where each differs from the original.
+    """
+
+    module: nn.Module
+    original: Tensor
+    times: tuple[Tensor, ...]
+    edited: Mapping[Edit, tuple[Tensor, Tensor]]
+    output: object
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """Times by row; and by row the bytes of weights and of a pass, the edits, and why a way could not be had."""
+
+    samples: Mapping[str, Samples]
+    weights: int
+    held: Mapping[str, int]
+    working: Mapping[str, int]
+    edits: Mapping[str, _Sparse]
+    engines: Mapping[SparseWay, Engine]
+    failed: Mapping[str, str]
+
+
+Others = Callable[[Given], Mapping[str, Way]]
+
+
+def timed(context: Context, s: Settings, others: Others | None = None) -> Timed:
+    """Times every row of the settings, and `others`, in alternation."""
     network = NETWORKS[s.network]
     total = 2 * len(rows_of(s)) + s.rounds * sum(_repeats(row.key) for row in rows_of(s))
     done = 0
@@ -208,6 +237,13 @@ def speed(context: Context) -> Iterator[Result]:
         held[row] = weights // 2 if dense == "bfloat16" else weights
         done += 2
 
+    if others is not None:
+        tell(0, "preparing other ways")
+        masks = {edit: edit.mask(network.shipped, *network.size).to(original.device) for edit in s.edits}
+        inputs = {edit: (network.edited_input(original, mask), mask) for edit, mask in masks.items()}
+        with all_cores():
+            ways.update(others(Given(module, original, times, inputs, dense_output[-1])))
+        total += s.rounds * sum(_repeats(row) for row in ways if row not in held)
     engines = {way: sparse_engine(way, module, network) for way in s.sparse}
     edits: dict[str, _Sparse] = {}
     for way, engine in engines.items():
@@ -238,34 +274,50 @@ def speed(context: Context) -> Iterator[Result]:
     samples = alternate(
         ways, s.rounds, _repeats, context.device, lambda row: edits[row].mask() if row in edits else None, tell
     )
+    return Timed(samples, weights, held, working, edits, engines, failed)
 
+
+def speed(context: Context) -> Iterator[Result]:
+    """Times every row, then sets the times against each other."""
+    s: Settings = context.settings
+    found = timed(context, s)
+    samples, edits, working = found.samples, found.edits, found.working
     for dense in s.dense:
-        if (row := DENSE[dense].key) in failed:
-            yield from (Measurement(row, column, math.nan, missing=failed[row]) for column in OF_COMPILED)
-    best = min(
-        (DENSE[w].key for w in s.dense if w in FLOAT32 and DENSE[w].key in ways), key=lambda r: samples[r].median
-    )
-    everything = sparse_row(ALL).key if ALL in s.edits else FULL.key
-    for row, found in samples.items():
-        yield from _common(row, found, samples[DENSE["eager"].key], samples[best])
-        if row in held:
+        if (row := DENSE[dense].key) in found.failed:
+            yield from (Measurement(row, column, math.nan, missing=found.failed[row]) for column in OF_COMPILED)
+    best = quickest(s, samples)
+    everything = all_pixels(s)
+    for row, mine in samples.items():
+        yield from common(row, mine, samples[DENSE["eager"].key], samples[best])
+        if row in found.held:
             if row in working:
-                yield Measurement(row, "memory", (held[row] + working[row]) / MEBI)
+                yield Measurement(row, "memory", (found.held[row] + working[row]) / MEBI)
             continue
-        engine = edits[row].engine if row in edits else engines["fast"]
+        engine = edits[row].engine if row in edits else found.engines["fast"]
         kept = engine.cache_bytes, engine.weight_bytes
         yield Measurement(row, "cache", kept[0] / MEBI)
         yield Measurement(row, "packed", kept[1] / MEBI)
         # What the full pass makes anew is its cache.
         own = working[row] + sum(kept) - (kept[0] if row == FULL.key else 0)
-        yield Measurement(row, "memory", (weights + own) / MEBI)
+        yield Measurement(row, "memory", (found.weights + own) / MEBI)
         if row in edits:
-            yield _ratio(row, "against_all", ratio(samples[everything], found))
+            yield against(row, "against_all", ratio(samples[everything], mine))
             yield Measurement(row, "edited", 100 * edits[row].edited_share)
             masking = statistics.median(edits[row].seconds)
-            yield Measurement(row, "mask_share", 100 * masking / found.median, samples=len(edits[row].seconds))
+            yield Measurement(row, "mask_share", 100 * masking / mine.median, samples=len(edits[row].seconds))
     yield from _crossings(s, samples, edits)
     yield from _curves(s, samples, edits)
+
+
+def quickest(s: Settings, samples: Mapping[str, Samples]) -> str:
+    """The row of the quickest dense float32 way."""
+    rows = (DENSE[way].key for way in s.dense if way in FLOAT32 and DENSE[way].key in samples)
+    return min(rows, key=lambda row: samples[row].median)
+
+
+def all_pixels(s: Settings) -> str:
+    """The engine's row with all pixels touched."""
+    return sparse_row(ALL).key if ALL in s.edits else FULL.key
 
 
 # Largest difference allowed, as a share of the largest value: what is timed must be right.
@@ -325,25 +377,27 @@ def _under_no_grad(module: nn.Module, picture: Tensor, times: tuple[Tensor, ...]
 
 
 def _repeats(row: str) -> int:
-    return SPARSE_REPEATS if row in SHORT else 1
+    return SPARSE_REPEATS if row.partition("@")[2] in SHORT else 1
 
 
 def _bytes_of(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers()))
 
 
-def _common(row: str, found: Samples, eager: Samples, best: Samples) -> Iterator[Measurement]:
+def common(row: str, found: Samples, eager: Samples, best: Samples) -> Iterator[Measurement]:
+    """A row's time, against dense ones, and its page faults."""
     seconds = found.seconds
     what = f"lowest and highest of {len(seconds)} repeats"
     yield Measurement(
         *(row, "seconds", found.median, min(seconds), max(seconds), what, len(seconds)), repetitions=tuple(seconds)
     )
-    yield _ratio(row, "speedup", ratio(eager, found))
-    yield _ratio(row, "against_dense", ratio(best, found))
+    yield against(row, "speedup", ratio(eager, found))
+    yield against(row, "against_dense", ratio(best, found))
     yield Measurement(row, "page_faults", statistics.median(found.faults), samples=len(found.faults))
 
 
-def _ratio(row: str, column: str, found: Ratio) -> Measurement:
+def against(row: str, column: str, found: Ratio) -> Measurement:
+    """A quotient of times, with its spread over rounds."""
     return Measurement(row, column, found.median, found.low, found.high, "lowest and highest of the rounds")
 
 
