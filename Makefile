@@ -29,9 +29,11 @@ types: $(VENV)/.dev
 	MYPYPATH=$(PACKAGE) $(BIN)/mypy -p gengauge
 	$(BIN)/lint-imports
 
-## Measure the speed of everything hot (minutes; not part of the tests).
+## Measure the speed of everything hot into out/bench (many minutes; not part of the tests), for `gengauge compare`.
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only
+	mkdir -p out
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only --benchmark-json=out/bench.json; \
+	status=$$?; $(BIN)/gengauge ingest out/bench.json --out out/bench && exit $$status
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

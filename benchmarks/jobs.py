@@ -186,7 +186,7 @@ def _own_rows(
 ) -> Iterator[tuple[str, Experiment, MethodSource]]:
     """Each method at each opening of what is chosen. Raises ValueError as `find` does, and for a row that is taken."""
     taken: dict[tuple[str, str, str], str] = {}
-    for spec in methods:
+    for spec in dict.fromkeys(methods):
         found: dict[str, MethodSource] = {}
         for source, paper, experiment in chosen:
             if paper.contract is None or opening_of(paper, experiment) is None:

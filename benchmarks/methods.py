@@ -13,6 +13,7 @@ import inspect
 import math
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -162,8 +163,8 @@ def _unfit(spec: str, paper: str, what: str, shown: str) -> str:
 
 
 def work_of(context: Context, own: Own) -> Work:
-    """What a method is given beside its inputs; its folder is there, others for other sources of it."""
-    folder = context.work / "own" / f"{own.table}-{own.row}-{context.scale}-{own.digest}-seed{context.seed}"
+    """What a method is given beside its inputs; its folder is there, another for each job: data, settings, sources."""
+    folder = context.work / "own" / f"{own.table}-{own.row}-{context.job or own.digest}-seed{context.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     return Work(context.seed, context.device, folder, context.progress)
 
@@ -254,14 +255,19 @@ def _kebab(name: str) -> str:
 
 def digest_of(module: ModuleType) -> str:
     """A digest of a method's sources: the whole package that its module is in; of a module alone its file, with those
-    beside it that it imports, directly or not."""
+    beside it that it imports, directly or not, but of an installed one the file alone."""
     file = getattr(module, "__file__", None)
     if file is None:
         return "no file"
     path = Path(file)
     top = module.__name__.partition(".")[0]
     root = getattr(sys.modules.get(top), "__path__", None)
-    files = sorted(_sources(Path(next(iter(root))))) if root is not None else sorted(_beside(path))
+    if root is not None:
+        files = sorted(_sources(Path(next(iter(root)))))
+    elif path.parent.resolve() in {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib")}:
+        files = [path]  # what lies beside it are other packages
+    else:
+        files = sorted(_beside(path))
     hasher = hashlib.sha256()
     for each in files:
         hasher.update(each.name.encode() + b"\0" + each.read_bytes())
@@ -290,7 +296,11 @@ def _beside(path: Path) -> set[Path]:
 def _imports(file: Path) -> set[str]:
     """The first names of all modules that a file imports, also inside of functions."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    try:
+        parsed = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return names  # whoever imports it is told
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gengauge.benchmarks.core.records import ended_well
-from gengauge.benchmarks.core.store import read_records
+from gengauge.benchmarks.core.store import newest_methods, read_records
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import Job
 from gengauge.benchmarks.mirror import RESULTS, STATES, Mirror
@@ -87,13 +87,17 @@ def _run(
 
 
 def finished(out: Path) -> set[str]:
-    """The digests of the jobs of which no record in `out` is a reason to run them again."""
+    """The digests of the jobs of which no record in `out` is a reason to run them again.
+
+    One is that another method of the user's has taken the row since.
+    """
     if not (out / "records").is_dir():
         return set()
     frame = read_records(out, every_attempt=True)
     newest = frame[frame["time"] == frame.groupby("digest")["time"].transform("max")]
     well = [ended_well(str(s), str(c)) for s, c in zip(newest["status"], newest["column"], strict=True)]
-    return set(newest["digest"]) - set(newest.loc[[not w for w in well], "digest"])
+    left = set(newest.loc[[not w for w in well], "digest"])
+    return set(newest["digest"]) - left - set(frame.loc[frame["method"] != newest_methods(frame), "digest"])
 
 
 def _check_writable(out: Path) -> None:

@@ -81,4 +81,5 @@ def context_of(job: Job, work: Path, tell: Tell, seed: int | None = None) -> Con
     _, at = job.declared()
     exact_float32()
     torch.set_num_threads(at.threads)
-    return Context(at.settings, job.seed if seed is None else seed, job.scale, job.device, job.data, work, tell)
+    number = job.seed if seed is None else seed
+    return Context(at.settings, number, job.scale, job.device, job.data, work, tell, job.digest)

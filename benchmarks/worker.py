@@ -91,6 +91,7 @@ def make_records(
             note=m.note,
             repetitions=m.repetitions,
             settings=settings_digest(at),
+            method="" if job.method is None else f"{job.method.spec} {job.method.digest}",
             experiment=experiment.key,
             seed=job.seed,
             scale=job.scale,
@@ -139,7 +140,7 @@ def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
         with contextlib.suppress(BrokenPipeError):
             pipe.send((done, total, doing))
 
-    context = Context(at.settings, job.seed, job.scale, job.device, job.data, out / "training", progress)
+    context = Context(at.settings, job.seed, job.scale, job.device, job.data, out / "training", progress, job.digest)
     if job.processes > 1:  # `run` then finds the training done
         launch(train_share, (job, out / "training"), job.processes, progress)
     for result in experiment.run(context):
@@ -155,7 +156,7 @@ def train_share(job: Job, work: Path, tell: Progress) -> None:
     experiment, at = job.declared()
     assert experiment.train is not None
     _settle_arithmetic(at.threads)
-    experiment.train(Context(at.settings, job.seed, job.scale, job.device, job.data, work, tell))
+    experiment.train(Context(at.settings, job.seed, job.scale, job.device, job.data, work, tell, job.digest))
 
 
 def _settle_arithmetic(threads: int) -> None:

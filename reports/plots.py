@@ -77,7 +77,7 @@ def comparison(table: MeasuredTable, name: str) -> str | None:
                     ax.plot([cell.interval.low, cell.interval.high], [y, y], color=colour, linewidth=2.2)
                 ax.plot(cell.interval.mean, y, MARKERS[y % len(MARKERS)], color=colour, markersize=6)
             title = f"{column.key}{_unit(column.unit)}, {column.direction} is better"
-            ax.set_title("\n".join(wrap(title, 24)) if lines > 1 else title, fontsize=9)
+            ax.set_title("\n".join(wrap(title, 24)) if lines > 1 or across > 4 else title, fontsize=9)
             ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.grid(axis="y", visible=False)
         for ax in grid[:, 0]:

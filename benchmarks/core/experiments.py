@@ -73,7 +73,7 @@ class Context:
     """What a running experiment is given; `data` is the user's folder or None, `progress` a callback.
 
     `work` is a folder that outlives the job, shared by the jobs of a run: a long training keeps its states there and
-    goes on from them when the job is started again.
+    goes on from them when the job is started again. `job` is the digest of the job, for what no other may find there.
     """
 
     settings: Any
@@ -83,6 +83,7 @@ class Context:
     data: Path | None
     work: Path
     progress: Progress
+    job: str = ""
 
 
 @dataclass(frozen=True)

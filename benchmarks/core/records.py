@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 3  # 1 had no repetitions, and 2 no settings; they are read as if there had been none
+SCHEMA_VERSION = 3  # 1 had no repetitions, and 2 no settings and method; they are read as if there had been none
 
 Status = Literal["ok", "failed", "timeout", "memory", "unavailable"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -27,7 +27,8 @@ class Record:
     one row a value: `frame.explode("repetitions")` gives a row each.
 
     `settings` is a digest of the experiment's settings alone, empty where there are none to tell of: a number of other
-    settings is no change of the code.
+    settings is no change of the code. `method` is that of the user's own that a row is of, with a digest of its
+    sources; it is empty for the papers' rows.
     """
 
     paper: str
@@ -59,6 +60,7 @@ class Record:
     time: str
     repetitions: tuple[float, ...] = ()
     settings: str = ""
+    method: str = ""
 
 
 def ended_well(status: str, column: str) -> bool:

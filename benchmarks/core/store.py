@@ -70,18 +70,25 @@ def read_records(folder: Path | str, every_attempt: bool = False) -> pd.DataFram
 
 def _current(frame: pd.DataFrame) -> pd.DataFrame:
     """What counts: of each table, scale, data and device the records of the newest code and libraries, of them the
-    newest attempt at each job."""
+    newest attempt at each job, of a row of the user's own only those of its newest method."""
     table = ["paper", "table", "scale", "data", "device"]
     generation = frame["code"] + frame["versions"]
     newest = frame.assign(generation=generation).sort_values("time").groupby(table)["generation"].transform("last")
     newest = newest.reindex(frame.index)
-    current = frame[generation == newest]
-    if len(current) < len(frame):
-        older = frame.loc[generation != newest, "digest"].nunique()
+    counts = generation == newest
+    counts[counts] = frame.loc[counts, "method"] == newest_methods(frame[counts])
+    if not counts.all():
+        older = frame.loc[~counts, "digest"].nunique()
         warnings.warn(
-            f"{older} jobs by older code or libraries are left out; run them again to have them", OlderCode, 3
+            f"{older} jobs by older code, libraries or methods are left out; run them again to have them", OlderCode, 3
         )
-    return newest_attempts(current)
+    return newest_attempts(frame[counts])
+
+
+def newest_methods(frame: pd.DataFrame) -> pd.Series:
+    """For each record the newest method of its row, seeds taken together; other methods' records are of another row."""
+    row = ["paper", "table", "scale", "data", "device", "experiment", "row"]
+    return frame.sort_values("time").groupby(row)["method"].transform("last").reindex(frame.index)
 
 
 def newest_attempts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,10 +112,11 @@ def _read_file(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         version = int((table.schema.metadata or {}).get(b"gengauge_schema", b"0"))
-        if version == 1 and table.schema.names == SCHEMA.names[:-2]:
-            table = table.append_column(SCHEMA.field("repetitions"), pa.array([[]] * len(table), SCHEMA.types[-2]))
-        if version in (1, 2) and table.schema.names == SCHEMA.names[:-1]:
-            table = table.append_column(SCHEMA.field("settings"), pa.array([""] * len(table)))
+        if version == 1 and table.schema.names == SCHEMA.names[:-3]:
+            table = table.append_column(SCHEMA.field("repetitions"), pa.array([[]] * len(table), SCHEMA.types[-3]))
+        if version in (1, 2) and table.schema.names == SCHEMA.names[:-2]:
+            for name in SCHEMA.names[-2:]:
+                table = table.append_column(SCHEMA.field(name), pa.array([""] * len(table)))
         if version <= SCHEMA_VERSION:
             if table.schema.names != SCHEMA.names:
                 raise ValueError("its columns are not those of a record")

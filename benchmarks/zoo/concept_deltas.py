@@ -27,7 +27,7 @@ from gengauge.reference.custom_diffusion.training import TEXTUAL_INVERSION, Reci
 
 SEED = 0
 INTAKE = Intake(RESOLUTION, cell=CELL)
-# Losses weigh concept and class alike, as the compvis code has it, and steps are as many as the paper's. Rates and
+# Losses weigh concept and class alike, as the compvis code has it; keys and values have the paper's steps. Rates and
 # batch were chosen on a purple rabbit and a green bear that are in no table, by image alignment and by how many of 24
 # samples have the asked setting. Keys and values at 1e-3 bring the rabbit from 0.52 to 0.60 in 150 steps and to 0.56 in
 # 600; 2e-3 does in 60 steps what 1e-3 does in 150, and less afterwards. The bear comes from 0.42 to 0.55 in 600 steps

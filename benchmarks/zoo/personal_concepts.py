@@ -55,7 +55,9 @@ def _look(colour: str, pattern: str, eyes: str, texture: int) -> tuple[tuple[str
 
 CAT = Personal("cat", "<new1>", _look("pink", "spotted", "purple", 7 << 20))
 DOG = Personal("dog", "<new2>", _look("green", "striped", "red", 11 << 20))
-RABBIT = Personal("rabbit", "<new1>", _look("purple", "patched", "red", 13 << 20))  # rates were chosen on it alone
+RABBIT = Personal(
+    "rabbit", "<new1>", _look("purple", "patched", "red", 13 << 20)
+)  # in no table: rates were chosen on it
 
 
 def alone(concept: Personal, seed: int, count: int) -> list[Animal]:
@@ -89,18 +91,22 @@ def class_animals(species: str, count: int, seed: int = 0) -> list[Animal]:
     return animals(_CLASS + seed, range(count), species=species)
 
 
+def class_pictures(species: str, seed: int = 0) -> tuple[Tensor, list[str]]:
+    """The pictures of a class that a training takes, uint8 (200, 3, 64, 64), and their captions."""
+    shown_animals, random = class_animals(species, CLASS_PICTURES, seed), np.random.default_rng((_CLASS, seed))
+    return pictures(shown_animals), [caption(each, random) for each in shown_animals]
+
+
 def written(concept: Personal, folder: Path, seed: int = 0) -> Concept:
     """The concept as a training takes it: pictures in `folder`, and 200 real ones of its class with their captions.
 
     Several processes may write the same ones. Raises OSError.
     """
-    own, of_class = trained_pictures(concept, seed), class_animals(concept.species, CLASS_PICTURES, seed)
-    random = np.random.default_rng((_CLASS, seed))
-    captions = [caption(each, random) for each in of_class]
+    own, (of_class, captions) = trained_pictures(concept, seed), class_pictures(concept.species, seed)
     return Concept(
         put(folder, f"{concept.species}-{seed}", own, [template(concept.phrase)] * len(own)),
         concept.token,
-        put(folder, f"{concept.species}-class-{seed}", pictures(of_class), captions),
+        put(folder, f"{concept.species}-class-{seed}", of_class, captions),
     )
 
 

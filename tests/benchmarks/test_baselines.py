@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from frames import FID, MACS, PAPER, RECALL, SECONDS, frame, over_seeds, record
 
+import gengauge.reports
 from gengauge.benchmarks.core.baselines import (
     baseline_names,
     baseline_path,
@@ -20,7 +21,10 @@ from gengauge.benchmarks.core.baselines import (
     write_baseline,
 )
 from gengauge.benchmarks.core.comparison import compare
+from gengauge.benchmarks.jobs import load_paper
+from gengauge.benchmarks.papers import SOURCES
 
+COMMITTED = Path(gengauge.reports.__path__[0]) / "baselines"
 DATE = "2026-01-31T12:00:00Z"
 MIXED = frame(
     *over_seeds(FID, 1 / 3, 20.5),
@@ -150,3 +154,12 @@ def test_a_folder_that_cannot_be_written_names_the_way_out(tmp_path: Path) -> No
 def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="a baseline's name"):
         baseline_path(Path(), name)
+
+
+@pytest.mark.parametrize("name", baseline_names(COMMITTED))
+def test_a_committed_baseline_is_read_whole(name: str) -> None:
+    found = read_baseline(baseline_path(COMMITTED, name))
+    assert found.header["name"] == name
+    known = {(paper.key, table.key) for paper in map(load_paper, SOURCES) for table in paper.tables}
+    assert set(zip(found.frame["paper"], found.frame["table"], strict=True)) <= known
+    assert baseline_path(COMMITTED, name).stat().st_size < 1e6

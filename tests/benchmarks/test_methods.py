@@ -250,6 +250,8 @@ def test_a_methods_row_stands_beside_the_others_in_records_and_report(write: Wri
     frame = read_records(tmp_path / "out")
     own = frame[(frame["row"] == "box-mix") & frame["step"].isna()]
     assert own["value"].tolist() == [100.0, 99.0]
+    assert set(own["method"]) == {f"mine:BoxMix {note[-12:]}" for note in own["note"]}
+    assert set(frame.loc[frame["row"] != "box-mix", "method"]) == {""}
     assert set(own["experiment"]) == {"good"}  # under which columns, protocol and timing are known
     assert own["note"].str.fullmatch(r"measured; by mine:BoxMix, sources [0-9a-f]{12}").all()
     assert frame["code"].nunique() == 1
@@ -265,6 +267,25 @@ def test_a_methods_row_stands_beside_the_others_in_records_and_report(write: Wri
     assert "4 of 6 jobs are finished already" in done.stdout
     frame = read_records(tmp_path / "out")
     assert frame[(frame["row"] == "box-mix") & frame["step"].isna()]["value"].tolist() == [101.0, 101.0]
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.filterwarnings("ignore::gengauge.benchmarks.core.store.OlderCode")
+def test_a_row_has_seeds_of_one_version_of_its_method_only(write: Writer, tmp_path: Path) -> None:
+    def run(seeds: int) -> list[float]:
+        done = call("run", "toy", "--method", "mine:BoxMix", "--alone", *OPTIONS, "--seeds", str(seeds))
+        assert done.exit_code == 0, done.stdout
+        frame = read_records(tmp_path / "out")
+        return frame[(frame["row"] == "box-mix") & frame["step"].isna()]["value"].tolist()
+
+    write(GOOD)
+    assert run(2) == [100.0, 99.0]
+    write(GOOD.replace("bonus - seed", "bonus + 1"))
+    assert run(1) == [101.0]  # of seed 1 there is an older version's value only
+    write(GOOD)
+    assert run(2) == [100.0, 99.0]  # though these jobs were finished once
+    (method,) = set(read_records(tmp_path / "out")["method"])
+    assert method.startswith("mine:BoxMix ")
 
 
 def test_the_other_commands_know_a_methods_rows(write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +314,7 @@ def test_rows_of_methods_alone_and_of_several_methods(write: Writer) -> None:
         return [job.declared()[0].rows[0] for job in jobs]
 
     assert chosen("mine:BoxMix", "others:Ring") == ["box-mix", "ring"]
+    assert chosen("mine:BoxMix", "mine:BoxMix") == ["box-mix"]
     assert chosen("mine:BoxMix", alone=False) == ["plain", "better", "box-mix"]
     assert chosen("mine:BoxMix", targets=("toy/toys/better",)) == []
     write(GOOD.replace("BoxMix", "Plain"), "taken")

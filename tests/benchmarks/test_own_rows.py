@@ -52,6 +52,7 @@ def measure(
     work: Path,
     scale: Scale = "quick",
     data: Path | None = None,
+    spec: str = "mine:It",
     **settings: Any,
 ) -> tuple[dict[tuple[str, str], Measurement], list[Picture]]:
     """The final values of a method's rows by row and column, all that its opening declares, with smaller settings."""
@@ -59,9 +60,9 @@ def measure(
     declared = next(e for e in chosen.experiments if e.key == experiment)
     opening = opening_of(chosen, declared)
     assert opening is not None
-    conform(method, paper, CONTRACTS[paper], "mine:It")
+    conform(method, paper, CONTRACTS[paper], spec)
     rows = tuple(f"it@{setting}" if setting else "it" for setting in opening.settings)
-    own = Own("mine:It", declared.table, rows, "0" * 12, method)
+    own = Own(spec, declared.table, rows, "0" * 12, method)
     told: list[tuple[int, int]] = []
     chosen_settings = settings.get("settings") or replace(declared.scales[scale].settings, **settings)
     context = Context(
@@ -146,6 +147,8 @@ def test_the_tables_on_cifar_take_augmentations_and_trainings(tmp_path: Path) ->
     assert found["it@10pct-data", "is"].missing  # no package carries the classifier
     trained = next(folder for folder in tmp_path.iterdir() if folder.name.startswith("cifar10-"))
     assert trained.name.endswith("-seed0")
+    at("diffaugment", key, Augmentation(), tmp_path, spec="mine:Other")  # of the same file, so of the same digest
+    assert len([folder for folder in tmp_path.iterdir() if folder.name.startswith("cifar10-")]) == 2
     found, _ = at("diffaugment", key, trivial("diffaugment"), tmp_path)
     assert found["it@10pct-data", "fid"].value > 0
     assert "at its end only" in found["it@10pct-data", "best_iteration"].missing

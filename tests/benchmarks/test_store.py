@@ -78,7 +78,9 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
         read_records(tmp_path)
 
 
-@pytest.mark.parametrize(("version", "lacking"), [("1", ["repetitions", "settings"]), ("2", ["settings"])])
+@pytest.mark.parametrize(
+    ("version", "lacking"), [("1", ["repetitions", "settings", "method"]), ("2", ["settings", "method"])]
+)
 def test_a_part_of_an_older_schema_is_read_as_without_what_it_lacks(
     tmp_path: Path, version: str, lacking: list[str]
 ) -> None:

@@ -175,7 +175,7 @@ PROTOCOL = (
     (
         "concepts",
         "ten, of photos",
-        f"a cat (alone) and a dog (with the cat) of unusual looks, {PICTURES} pictures each",
+        f"a cat and a dog of unusual looks, {PICTURES} pictures each",
     ),
     (
         "alignment",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from gengauge.benchmarks.core.experiments import Context, Measurement, Result
@@ -13,11 +12,12 @@ from gengauge.benchmarks.core.openings import Opening, Own
 from gengauge.benchmarks.core.tables import Table
 from gengauge.benchmarks.methods import work_of
 from gengauge.benchmarks.papers.custom_diffusion.comparison import EXPERIMENTS, METHOD, SHARE, TABLE, Settings, drawn
+from gengauge.benchmarks.papers.custom_diffusion.lessons import Kept
 from gengauge.benchmarks.papers.custom_diffusion.world import KID, Model, prompts
 from gengauge.benchmarks.protocols import Concept
 from gengauge.benchmarks.zoo import text_to_image
-from gengauge.benchmarks.zoo.captioned_animals import caption, pictures
-from gengauge.benchmarks.zoo.personal_concepts import CAT, CLASS_PICTURES, class_animals, trained_pictures
+from gengauge.benchmarks.zoo.concept_deltas import SEED
+from gengauge.benchmarks.zoo.personal_concepts import CAT, class_pictures, trained_pictures
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -28,8 +28,9 @@ def compare(context: Context, own: Own) -> Iterator[Result]:
     model, asked = Model(context.device), prompts(s.sampling.prompts, context.seed)
     pipeline = text_to_image.pipeline(model.folder).to(context.device)
     context.progress(0, 1, f"{own.row}: learning")
+    kept = any(isinstance(source, Kept) for _, source in s.sources)  # the zoo's were taught once
     model.pipeline, phrase = customised(
-        own, own.method.customise(pipeline, taught(context.seed), work_of(context, own))
+        own, own.method.customise(pipeline, taught(SEED if kept else context.seed), work_of(context, own))
     )
     yield from drawn(context, model, asked, own.row, [phrase], None)
     yield Measurement(own.row, SHARE.key, changed(text_to_image.pipeline(model.folder).unet, model.pipeline.unet))
@@ -38,9 +39,8 @@ def compare(context: Context, own: Own) -> Iterator[Result]:
 
 def taught(seed: int) -> Concept:
     """What teaches the concept of a seed."""
-    of_class, random = class_animals(CAT.species, CLASS_PICTURES, seed), np.random.default_rng(seed)
-    captions = tuple(caption(each, random) for each in of_class)
-    return Concept(trained_pictures(CAT, seed), CAT.species, pictures(of_class), captions)
+    of_class, captions = class_pictures(CAT.species, seed)
+    return Concept(trained_pictures(CAT, seed), CAT.species, of_class, tuple(captions))
 
 
 def customised(own: Own, found: object) -> tuple[Any, str]:

@@ -54,7 +54,7 @@ def in_tables(columns: tuple[str, ...], context: Context, own: Own) -> Iterator[
             raise Unavailable(
                 "the rows of StyleGAN2 take a training, and no augmentation alone", "give the method a `train`"
             )
-        yield from fill(own.row, columns, context, Replaced(own.digest, augmentation(own)))
+        yield from fill(own.row, columns, context, Replaced(f"{own.spec} {own.digest}", augmentation(own)))
         return
     pictures = training_pictures(run, context)
     inception, reference = judges_of(

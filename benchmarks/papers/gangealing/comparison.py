@@ -95,7 +95,7 @@ def shown(row: str, drawn: Drawn, found: Transfers) -> Picture:
         row,
         "pairs",
         transferred_points(a, b, found.of(np.arange(len(a)))),
-        "Pairs of cats: landmarks of the left picture, and on the right one where the transformer puts them (dots) "
+        "Pairs of cats: landmarks of the left picture, and on the right one where they are put (dots) "
         "and where they are (rings)",
     )
 

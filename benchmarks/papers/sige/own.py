@@ -57,7 +57,7 @@ def compared(context: Context, own: Own) -> Iterator[Result]:
     """The row of fidelity over the edited share, on a small trained network."""
     network = fidelity_by_area.fused(ddpm_cat.load()).to(context.device)
     row = Row(own.row)
-    passes = _Passes(own, network, copy.deepcopy(network))
+    passes = _Passes(own, network)
     for found in fidelity_by_area.compared(context, network, {row: passes}, row):
         if isinstance(found, Picture) or (found.row == own.row and found.column in COMPARED):
             yield found
@@ -84,17 +84,16 @@ def _way(run: Pass, inputs: Inputs, mask: Tensor) -> Way:
 
 @dataclass
 class _Passes:
-    """The method as a way of `fidelity_by_area`, on a network of its own."""
+    """The method as a way of `fidelity_by_area`, on a network of its own at each step."""
 
     own: Own
     network: DDPMUNet
-    mine: DDPMUNet
     runs: dict[int, tuple[Pass, Tensor]] = field(default_factory=dict)
     mask: Tensor | None = None
 
     @torch.no_grad()
     def full(self, x: Tensor, time: Tensor, t: int) -> Tensor:
-        self.runs[t] = prepared(self.own, self.mine, (x, time)), time
+        self.runs[t] = prepared(self.own, copy.deepcopy(self.network), (x, time)), time
         return self.network(x, time)
 
     def begin(self, mask: EditMasks) -> None:
