@@ -177,7 +177,11 @@ def run_command(
     device: Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")] = DeviceName.auto,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Jobs side by side; by default one a core (at most 8), on a GPU one, on Ray as fit."),
+        typer.Option(
+            min=1,
+            help="Jobs side by side; by default one a core (at most 8; fewer with --num-processes), on a GPU one, on "
+            "Ray as fit.",
+        ),
     ] = None,
     engine: Annotated[
         EngineName, typer.Option(help="local: processes of this machine; ray: a cluster, also of one machine.")
@@ -245,7 +249,8 @@ def run_command(
         if dry_run:
             _print_plans(console, planning.plan(chosen, data))
             return
-        parallel = jobs or ready.parallel or len(chosen)
+        each = max(job.processes for job in chosen)  # a job's processes have a core each
+        parallel = jobs or (max(1, ready.parallel // each) if ready.parallel else len(chosen))
         console.print(
             f"{len(chosen)} jobs at scale {size} on {where}{ready.where and f' of {ready.where}'}, "
             f"{parallel if jobs or ready.parallel else 'as many as fit'} side by side, into {out or folder}",

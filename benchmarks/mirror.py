@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,21 @@ class Mirror:
             self.files.rm_file(name)
 
     def fetch(self, folder: Path, parts: Sequence[str]) -> None:
-        """Brings files that `folder` lacks, or has shorter. Raises OSError naming the URL."""
+        """Brings files that `folder` lacks, or has shorter. Raises OSError naming the URL.
+
+        Files that another removes meanwhile, as states that newer ones replace, are left out.
+        """
         with self.turn, self._named("cannot be read"):
             self.files.invalidate_cache()
             for part in parts:
                 for name, size in self._listed(part).items():
                     local = folder / name
-                    if not local.exists() or local.stat().st_size < size:
-                        self._get(name, local)
-                    if local.stat().st_size == size:
-                        self.known[name] = _state(local)
+                    with suppress(FileNotFoundError):
+                        if not local.exists() or local.stat().st_size < size:
+                            self._get(name, local)
+                        state = _state(local)
+                        if state[0] == size:
+                            self.known[name] = state
 
     def send(self, folder: Path, parts: Sequence[str]) -> None:
         """Writes what is new or changed in `folder`, removes states that are gone. Raises OSError naming the URL."""
@@ -95,21 +100,33 @@ class Mirror:
                             raise  # it is the URL's side that is lacking
                 if part in STATES:  # older states take the room of the network many times
                     for name in [n for n in self.known if n.startswith(f"{part}/") and not (folder / n).exists()]:
-                        if self.files.exists(f"{self.root}/{name}"):
-                            self.files.rm_file(f"{self.root}/{name}")
+                        with suppress(FileNotFoundError):  # another may remove it, too
+                            if self.files.exists(f"{self.root}/{name}"):
+                                self.files.rm_file(f"{self.root}/{name}")
                         del self.known[name]
 
     def leave(self, folder: Path, parts: Sequence[str]) -> None:
-        """Takes what is in `folder` for sent: only what changes from now on is this one's to send."""
-        self.known |= {name: _state(folder / name) for part in parts for name in _files(folder, part)}
+        """Leaves states in `folder` that are older than what was fetched of their training: they are not sent again.
+
+        What else the URL lacks is to be sent: a process that was killed may have written it.
+        """
+        newest: dict[str, int] = {}
+        for training, step in filter(None, map(_step, self.known)):
+            newest[training] = max(step, newest.get(training, 0))
+        for name in (name for part in parts for name in _files(folder, part)):
+            at = _step(name)
+            if at is not None and at[1] < newest.get(at[0], 0):
+                with suppress(FileNotFoundError):  # another process of this machine may remove it
+                    self.known[name] = _state(folder / name)
 
     @contextmanager
     def kept(self, folder: Path, parts: Sequence[str]) -> Iterator[threading.Event]:
         """Sends in the background whenever the event that it yields is set, every few minutes, and at the end.
 
-        What cannot be sent meanwhile is told by a NotSent warning; at the end OSError is raised.
+        What cannot be sent meanwhile is told by a NotSent warning, also at the end of a body that raised. Else OSError
+        is raised at the end.
         """
-        due, over = threading.Event(), threading.Event()
+        due, over, well = threading.Event(), threading.Event(), False
 
         def work() -> None:
             while not over.is_set():
@@ -125,11 +142,17 @@ class Mirror:
         thread.start()
         try:
             yield due
+            well = True
         finally:
             over.set()
             due.set()
             thread.join()
-            self.send(folder, parts)
+            try:
+                self.send(folder, parts)
+            except OSError as error:
+                if well:
+                    raise
+                warnings.warn(str(error), NotSent, stacklevel=2)  # the body's own exception is the one to raise
 
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:
@@ -181,6 +204,12 @@ def _files(folder: Path, part: str) -> list[str]:
 
 def _hidden(name: str) -> bool:
     return any(part.startswith((".", "damaged")) for part in name.split("/"))
+
+
+def _step(name: str) -> tuple[str, int] | None:
+    """The training and the iteration of a state's file, None for another file."""
+    found = re.search(r"(.*)/step-(\d+)/", name)
+    return (found[1], int(found[2])) if found else None
 
 
 def _state(path: Path) -> tuple[int, int]:

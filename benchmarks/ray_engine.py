@@ -29,7 +29,7 @@ from gengauge.benchmarks.core.store import write_part
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import Job, code_version, data_identity
 from gengauge.benchmarks.machine import device_name, utc_now, versions
-from gengauge.benchmarks.mirror import STATES, Mirror
+from gengauge.benchmarks.mirror import STATES, Mirror, NotSent
 from gengauge.benchmarks.worker import make_records
 from gengauge.datasets.weights import cache_folder
 
@@ -189,10 +189,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended on a node, and the files that it left, by their names in the output folder."""
+    """How a job ended on a node, and the files that it left, by their names in the output folder.
+
+    `not_sent` says why its last states are not at the run's URL, empty where they are.
+    """
 
     event: Event
     files: Mapping[str, bytes]
+    not_sent: str = ""
 
 
 Message = Begun | Refused | Ended | tuple[int, int, str]
@@ -216,15 +220,22 @@ def carry_out(job: Job, run: Run) -> Iterator[Message]:
     try:
         (lasting / "training").mkdir(parents=True, exist_ok=True)
         (own / "training").symlink_to(lasting / "training")
-        with _states(run, lasting), _nameless_main():
-            end: Event | None = None
-            for event in _heard(job, own):
-                if event.kind == "progress":
-                    yield event.done, event.total, event.doing
-                elif event.kind == "end":
-                    end = event
+        end: Event | None = None
+        finished, not_sent = False, ""
+        try:
+            with _states(run, lasting), _nameless_main():
+                for event in _heard(job, own):
+                    if event.kind == "progress":
+                        yield event.done, event.total, event.doing
+                    elif event.kind == "end":
+                        end = event
+                finished = True
+        except OSError as error:
+            if not finished:
+                raise
+            not_sent = str(error)  # the job's results are whole without its states
         assert end is not None
-        yield Ended(end, {str(p.relative_to(own)): p.read_bytes() for p in _left(own)})
+        yield Ended(end, {str(p.relative_to(own)): p.read_bytes() for p in _left(own)}, not_sent)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
@@ -482,6 +493,8 @@ def _hear(stream: Any) -> Message | _Died:
     except broken.RayTaskError as error:
         cause = getattr(error, "cause", None) or error
         told = (str(cause).strip().splitlines() or [""])[-1]
+        if isinstance(cause, OSError):  # of its disk or of the URL: another time, or on another node, it may go well
+            return _Died("failed", f"a node could not run it: {type(cause).__name__}: {told}")
         hint = "; install it on all nodes" if isinstance(cause, ImportError) or "No module named" in told else ""
         return Refused(f"a node could not run it: {type(cause).__name__}: {told}{hint}")
     except broken.OutOfMemoryError:
@@ -502,8 +515,11 @@ def _heed(task: _Task, message: Message | _Died, out: Path, tell: Callable[[Even
             tell(Event("start", job))
         task.begun = message
     elif isinstance(message, Ended) and not message.event.died:
-        for name, content in message.files.items():
-            _write(out / name, content)
+        files = {_inside(out, name): content for name, content in message.files.items()}
+        for path, content in files.items():
+            _write(path, content)
+        if message.not_sent:
+            warnings.warn(f"{job}: {message.not_sent}", NotSent, stacklevel=2)
         end = message.event
         tell(Event("end", job, status=end.status, reason=end.reason, seconds=end.seconds))
     elif isinstance(message, Refused):
@@ -534,6 +550,14 @@ def _settle(task: _Task, status: Status, reason: str, out: Path, tell: Callable[
     if task.begun is None:
         tell(Event("start", task.job))
     tell(Event("end", task.job, status=status, reason=reason, seconds=seconds))
+
+
+def _inside(out: Path, name: str) -> Path:
+    """Where a node's file of a name belongs. Raises ValueError for a name that leads out of the folder."""
+    parts = Path(name).parts
+    if not parts or ".." in parts or Path(name).is_absolute():
+        raise ValueError(f"a node sent a file {name!r}, whose place is not in {out}; it was not written")
+    return out / name
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -177,7 +177,12 @@ def last_lines(log: Path, count: int = 5) -> str:
 
 
 def peak_mebibytes(job: Job) -> float:
-    """The most memory this process held: on the GPU where the job ran there, else resident."""
+    """The most memory this process held: on the GPU where the job ran there, else resident.
+
+    NaN for a job of several processes, whose training was in the others.
+    """
+    if job.processes > 1:
+        return math.nan
     if job.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -86,6 +86,66 @@ def test_both_sides_get_what_they_lack_and_states_that_are_gone_are_removed(tmp_
     assert (there / "training/t/log.jsonl").read_text() == "1\n2\n3\n"
 
 
+def test_what_a_killed_process_left_is_sent_but_no_older_state(tmp_path: Path) -> None:
+    node, there = tmp_path / "node", tmp_path / "there"
+    for name in ("t/step-00000002/state", "u/step-00000009/state"):
+        write(there, f"training/{name}")
+    for name in ("t/step-00000001/state", "t/step-00000003/state", "u/step-00000008/state", "v/step-00000001/state"):
+        write(node, f"training/{name}")  # those of `t` and `v` were never sent
+    write(there, "training/t/log.jsonl", "1\n")
+    write(node, "training/t/log.jsonl", "1\n2\n")
+    mirror = Mirror(f"file://{there}")
+    mirror.fetch(node, STATES)
+    mirror.leave(node, STATES)
+    mirror.send(node, STATES)
+    steps = ["t/step-00000002/state", "t/step-00000003/state", "u/step-00000009/state", "v/step-00000001/state"]
+    assert names(there / "training") == ["t/log.jsonl", *steps]
+    assert (there / "training/t/log.jsonl").read_text() == "1\n2\n"
+
+
+def test_states_that_another_removes_meanwhile_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for step in (1, 2):
+        write(first, f"training/t/step-{step}/state")
+    mirror = Mirror("memory://removed/run")
+    mirror.send(first, STATES)
+    get, remove = mirror.files.get_file, mirror.files.rm_file
+
+    def late(source: str, local: str) -> None:
+        if mirror.files.exists(gone := f"{mirror.root}/training/t/step-1/state"):
+            remove(gone)
+        get(source, local)
+
+    def twice(path: str) -> None:
+        remove(path)
+        remove(path)
+
+    monkeypatch.setattr(mirror.files, "get_file", late)
+    mirror.fetch(second, STATES)
+    assert names(second) == ["training/t/step-2/state"]
+    monkeypatch.setattr(mirror.files, "rm_file", twice)
+    shutil.rmtree(second)
+    mirror.send(second, STATES)
+    assert not mirror.files.find(mirror.root)
+    assert not mirror.known
+
+
+def test_a_body_that_raises_is_not_hidden_by_what_cannot_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror("memory://hidden/run")
+    monkeypatch.setattr(mirror.files, "put_file", lambda local, target: 1 / 0)
+    write(tmp_path, "records/a.parquet")
+    with (
+        pytest.warns(NotSent, match="ZeroDivisionError"),
+        pytest.raises(KeyError, match="the body's"),
+        mirror.kept(tmp_path, RESULTS),
+    ):
+        raise KeyError("the body's")
+    with pytest.raises(OSError, match="ZeroDivisionError"), mirror.kept(tmp_path, RESULTS):
+        pass
+
+
 def test_a_file_that_cannot_be_sent_whole_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "here", "records/a.parquet", "whole")
     mirror = Mirror(f"file://{tmp_path}/there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from gengauge.benchmarks import cli, papers
+from gengauge.benchmarks import cli, machine, papers, runner
 from gengauge.benchmarks.core.store import read_records
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import select
@@ -68,6 +69,7 @@ def test_a_training_inside_a_run_is_shared_and_the_main_processs_result_is_the_j
     assert frame["status"].tolist() == ["ok", "ok"]
     assert frame.loc["processes", "value"] == 2
     assert frame["value"].notna().all()
+    assert frame["peak_mebibytes"].isna().all(), "that of the first process would not be the job's"
 
 
 def test_all_end_when_one_dies_and_its_error_is_told(tmp_path: Path, only: pytest.MonkeyPatch) -> None:
@@ -101,6 +103,23 @@ def test_the_number_is_part_of_a_jobs_identity_where_there_is_a_training() -> No
     assert found("shared_training:PAPER", 1) != found("shared_training:PAPER", 2)
     assert found("toy_paper:PAPER", 1) == found("toy_paper:PAPER", 2)
     assert {count for count, _ in found("toy_paper:PAPER", 2)} == {1}
+
+
+@pytest.mark.parametrize(("options", "parallel"), [("1", 6), ("2", 3), ("4", 1), ("16", 1), ("2 --jobs 5", 5)])
+def test_jobs_of_several_processes_are_fewer_side_by_side(
+    tmp_path: Path, only: pytest.MonkeyPatch, options: str, parallel: int
+) -> None:
+    asked: list[int] = []
+
+    def run(jobs: object, out: object, parallel: int, *more: object) -> Counter[str]:
+        asked.append(parallel)
+        return Counter()
+
+    only.setattr(runner, "run", run)
+    only.setattr(machine, "available_cores", lambda: 6)
+    gengauge("run", "shared", "--device", "cpu", "--out", str(tmp_path), "--num-processes", *options.split())
+    gengauge("run", "shared", "--device", "cpu", "--out", str(tmp_path), "--jobs", "7")
+    assert asked == [parallel, 7]
 
 
 def test_what_cannot_be_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
