@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cifar_folder import Tiny, write_cifar
+from sige_tiny import TINY
 from torch import Tensor, nn
 
 from gengauge.benchmarks.core.experiments import Context, Measurement, Paper, Picture, Scale, Unavailable
@@ -30,9 +31,6 @@ from gengauge.benchmarks.papers.sige.edits import ALL, SQUARE
 from gengauge.benchmarks.papers.sige.fidelity_by_area import FINAL
 from gengauge.benchmarks.protocols import CONTRACTS, Concept, Edits, Prior, Work
 from gengauge.benchmarks.zoo.meadows import Meadows
-from gengauge.reference.nets.unet import UNetConfig
-from gengauge.reference.sige import policy
-from gengauge.reference.sige.masks import MaskRecipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -163,15 +161,7 @@ def test_the_tables_on_cifar_take_augmentations_and_trainings(tmp_path: Path) ->
 @pytest.fixture
 def tiny_speed(monkeypatch: pytest.MonkeyPatch) -> speed.Settings:
     """Two edits of a small network, two rounds."""
-    network = replace(
-        networks.NETWORKS["ddpm-256"],
-        key="tiny",
-        build=partial(networks._ddpm, UNetConfig(32, 32, (1, 2), 1, (16,), temb_ch=64)),
-        shape=(3, 32, 32),
-        policy=policy.ddpm(32),
-        recipe=MaskRecipe(eps=0.01, dilation_before=1, dilation=1, min_size=(16, 16)),
-    )
-    monkeypatch.setitem(networks.NETWORKS, "tiny", network)
+    monkeypatch.setitem(networks.NETWORKS, "tiny", TINY)
     monkeypatch.setattr(speed, "all_cores", contextlib.nullcontext)  # two threads wait for each other on a busy machine
     return speed.Settings("tiny", (SQUARE, ALL), ("eager", "channels_last"), rounds=2)
 

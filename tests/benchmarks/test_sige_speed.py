@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from sige_tiny import TINY
 
 from gengauge.benchmarks.core.experiments import Context, Measurement
 from gengauge.benchmarks.papers.sige import PAPER, networks, speed
@@ -16,9 +16,6 @@ from gengauge.benchmarks.papers.sige.crossing import Crossing, crossing
 from gengauge.benchmarks.papers.sige.edits import ALL, SQUARE, Edit
 from gengauge.benchmarks.papers.sige.speed import AREA, DENSE, FULL, LINES, Settings, rows_of, sparse_row
 from gengauge.benchmarks.timing import Samples, alternate, ratio, working_bytes
-from gengauge.reference.nets.unet import UNetConfig
-from gengauge.reference.sige import policy
-from gengauge.reference.sige.masks import MaskRecipe
 
 EDITS = (SQUARE, Edit("square of 30%", 0.30), ALL)
 
@@ -26,15 +23,7 @@ EDITS = (SQUARE, Edit("square of 30%", 0.30), ALL)
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A small network under a key of its own."""
-    network = replace(
-        networks.NETWORKS["ddpm-256"],
-        key="tiny",
-        build=partial(networks._ddpm, UNetConfig(32, 32, (1, 2), 1, (16,), temb_ch=64)),
-        shape=(3, 32, 32),
-        policy=policy.ddpm(32),
-        recipe=MaskRecipe(eps=0.01, dilation_before=1, dilation=1, min_size=(16, 16)),
-    )
-    monkeypatch.setitem(networks.NETWORKS, "tiny", network)
+    monkeypatch.setitem(networks.NETWORKS, "tiny", TINY)
     monkeypatch.setattr(speed, "EDITS", EDITS)
     return "tiny"
 

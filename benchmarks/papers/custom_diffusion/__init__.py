@@ -55,8 +55,9 @@ PAPER = Paper(
     preload=("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "open_clip"),
     about={
         "quick": f"{_WORLD} Customisations come from the zoo, each trained once, so that intervals are of prompts and "
-        "noise, not of trainings; one short training of another animal runs live. Also exact counts of what is "
-        "trained and stored.",
+        "noise, not of trainings; one short training of another animal runs live. The whole U-Net, at the rate that "
+        "suited another animal, hardly learns this one: that keys and values match it says little here. Also exact "
+        "counts of what is trained and stored.",
         "small": f"{_WORLD} All is trained here, from other pictures for each seed.",
         "paper": "Stable Diffusion 1.4 customised by the published recipes on the user's copy of the concepts; flower, "
         "table and chair are not released, so rows with them are unavailable and an own table gives means over the "
