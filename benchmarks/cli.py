@@ -194,7 +194,9 @@ def run_command(
     ] = None,
     num_processes: Annotated[
         int,
-        typer.Option(min=1, help="Processes that share the training of a job, each with a GPU where it is on GPUs."),
+        typer.Option(
+            min=1, help="Processes that share the training and generation of a job, each with a GPU if it is on GPUs."
+        ),
     ] = 1,
     data: Annotated[
         Path | None,

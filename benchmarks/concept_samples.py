@@ -27,6 +27,7 @@ from gengauge.benchmarks.metrics.alignment import (
 )
 from gengauge.benchmarks.pictures import write_png
 from gengauge.benchmarks.training.loop import step_seed
+from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.concept_sets_files import read_json
 from gengauge.datasets.deltas import Delta
 from gengauge.datasets.folder import list_pictures
@@ -69,11 +70,13 @@ def sample(
     batch: int = 4,
     device: str = "cpu",
     tell: Told = lambda what, done, total: None,
+    processes: Processes | None = None,
 ) -> int:
-    """Writes `count` pictures a prompt into `out/samples`, their prompts into `prompts.json`; how many were made.
+    """Writes `count` pictures a prompt into `out/samples`, their prompts into `prompts.json`; how many this one made.
 
     A picture's noise depends on the seed and its number only, not on the batch. Pictures that are there already stay:
-    the same call goes on where it was stopped. The pipeline has the delta afterwards. Raises ValueError for an `out` of
+    the same call goes on where it was stopped. Several processes, each with a pipeline of its own, share the pictures,
+    and end together. The pipeline has the delta afterwards. Raises ValueError for an `out` of
     another call, a prompt with a token that the delta lacks, and as `apply_to_pipeline`.
     """
     check_writable(out)
@@ -83,8 +86,14 @@ def sample(
     if delta is not None:
         apply_to_pipeline(pipeline, delta, strength=strength, any_base=any_base)
     pipeline.to(device)
-    _begin(out, texts, {"sampling": repr(how), "strength": strength, "tokens": tokens, "weights": _digest(pipeline)})
-    left = [name for name in texts if not (out / SAMPLES / f"{name}.png").is_file()]
+    group, settings = processes or Processes(), {"sampling": repr(how), "strength": strength, "tokens": tokens}
+    if not group.main:
+        group.wait()  # the first begins the folder, the others check what it holds
+    _begin(out, texts, {**settings, "weights": _digest(pipeline)})
+    if group.main:
+        group.wait()
+    left = group.share([name for name in texts if not (out / SAMPLES / f"{name}.png").is_file()])
+    group.wait()  # all look before one writes
     for start in range(0, len(left), batch):
         part = left[start : start + batch]
 
@@ -110,6 +119,7 @@ def sample(
                 raise ValueError(f"picture {name} holds no finite numbers; sample in float32")
             # Cut, not rounded, as the published sampler saves.
             write_png(out / SAMPLES / f"{name}.png", (picture * 255).to(torch.uint8).numpy(), texts[name])
+    group.wait()
     return len(left)
 
 

@@ -31,8 +31,8 @@ class Job:
     """One experiment at one seed and scale.
 
     `source` is where its paper is declared, as `module:attribute`; `data_name` and `code` identify data and sources.
-    `processes` share its training.
-    With a `method` it is that method's row which is measured, by the experiment's code.
+    `processes` share its training and what it generates. With a `method` it is that method's row which is measured, by
+    the experiment's code.
     """
 
     source: str
@@ -89,7 +89,8 @@ def select(
     A target is `PAPER`, `PAPER/TABLE` or `PAPER/TABLE/ROW`, by key. An experiment that fills several rows runs where
     one of them is asked for. Seeds are 0 to `seeds` - 1, by default as many as the experiment declares; first all
     experiments at seed 0, then at seed 1, so that a run cut short has something of everything. Beyond quick scale the
-    data are by default those of $GENGAUGE_DATA. So many `processes` share the training of each job that has one.
+    data are by default those of $GENGAUGE_DATA. So many `processes` share the training of each job that has one, and
+    what it generates.
 
     `methods` of the user's own (see `benchmarks.methods`) are measured at the openings of what is chosen: beside the
     declared rows, or `alone`.
@@ -126,7 +127,7 @@ def select(
             continue
         experiment.check(at.settings, data)
         name = identity(at, experiment)
-        shared = processes if experiment.train is not None else 1
+        shared = processes if experiment.train is not None or experiment.generates else 1
         for seed in range(at.seeds if seeds is None else seeds):
             digest = _digest(source, experiment, at, seed, scale, device, name, code, shared, method)
             jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest, shared, method))
@@ -178,7 +179,9 @@ def own_experiment(paper: Paper, experiment: Experiment, method: MethodSource) -
                 yield result
 
     columns = tuple(c for c in experiment.columns if not opening.columns or c.key in opening.columns)
-    return replace(experiment, rows=rows, columns=columns, run=run, without=frozenset(), train=None, measure=None)
+    return replace(
+        experiment, rows=rows, columns=columns, run=run, without=frozenset(), train=None, generates=False, measure=None
+    )
 
 
 def _own_rows(

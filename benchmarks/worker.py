@@ -140,9 +140,10 @@ def _carry_out(job: Job, out: Path, pipe: Connection) -> Iterator[Measurement]:
         with contextlib.suppress(BrokenPipeError):
             pipe.send((done, total, doing))
 
-    context = Context(at.settings, job.seed, job.scale, job.device, job.data, out / "training", progress, job.digest)
-    if job.processes > 1:  # `run` then finds the training done
-        launch(train_share, (job, out / "training"), job.processes, progress)
+    work = out / "training"
+    context = Context(at.settings, job.seed, job.scale, job.device, job.data, work, progress, job.digest, job.processes)
+    if job.processes > 1 and experiment.train is not None:  # `run` then finds the training done
+        launch(train_share, (job, work), job.processes, progress)
     for result in experiment.run(context):
         if isinstance(result, Picture):
             write_png(out / "pictures" / job.digest / f"{result.row}.{result.name}.png", result.pixels, result.alt)
@@ -179,7 +180,7 @@ def last_lines(log: Path, count: int = 5) -> str:
 def peak_mebibytes(job: Job) -> float:
     """The most memory this process held: on the GPU where the job ran there, else resident.
 
-    NaN for a job of several processes, whose training was in the others.
+    NaN for a job of several processes, whose long parts were in the others.
     """
     if job.processes > 1:
         return math.nan

@@ -74,6 +74,7 @@ class Context:
 
     `work` is a folder that outlives the job, shared by the jobs of a run: a long training keeps its states there and
     goes on from them when the job is started again. `job` is the digest of the job, for what no other may find there.
+    So many `processes` may be launched to generate together, each on a device of its own kind.
     """
 
     settings: Any
@@ -84,6 +85,7 @@ class Context:
     work: Path
     progress: Progress
     job: str = ""
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ class Experiment:
 
     `check` looks at the user's data before any job starts and raises ValueError for what the experiment cannot use.
     `reads` tells which part of a folder of data sets it reads (None: the part is not there), by default all of it.
-    `train` is the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. `measure`
-    gives mean and standard deviation of what a network in the user's file has by the same protocol, for
-    `gengauge measure`.
+    `train` is the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. One that
+    `generates` shares out what it generates over the context's processes. `measure` gives mean and standard deviation
+    of what a network in the user's file has by the same protocol, for `gengauge measure`.
     """
 
     key: str
@@ -180,6 +182,7 @@ class Experiment:
     without: frozenset[tuple[str, str]] = frozenset()
     reads: Callable[[Any, Path], Path | None] | None = None
     train: Callable[[Context], object] | None = None
+    generates: bool = False
     measure: Callable[[Context, Path], Mapping[str, tuple[float, float]]] | None = None
 
 

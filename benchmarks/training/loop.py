@@ -95,6 +95,7 @@ def train(
     seed: int,
     device: str,
     snapshot: Callable[[Trainable], Snapshot] | None = None,
+    all_measure: bool = False,
     metric: str = "fid",
     keep: str = "G_ema",
     processes: Processes | None = None,
@@ -104,8 +105,9 @@ def train(
     """Trains to the end of the schedule, from the newest state in `folder` where there is one.
 
     Randomness is a generator seeded anew for each iteration and process, so that a training that was killed has the
-    losses of one that was not. `snapshot` measures the networks at an iteration; the values make the curve, and the
-    network `keep` of the snapshot with the lowest `metric` is kept beside the last. Losses are in `folder/log.jsonl`.
+    losses of one that was not. `snapshot` measures the networks at an iteration, in the main process, or with
+    `all_measure` in all of them together; the main one's values make the curve, and the network `keep` of the snapshot
+    with the lowest `metric` is kept beside the last. Losses are in `folder/log.jsonl`.
 
     Rows of several tables may share a training: a process that finds another at work in the folder waits for it.
 
@@ -118,7 +120,7 @@ def train(
     with _turn(folder, group, lambda doing: tell(0, schedule.iterations, doing)):
         torch.manual_seed(seed)  # networks are built from the global generator, alike in all processes
         training = build()
-        measure = snapshot(training) if snapshot is not None else None
+        measure = snapshot(training) if snapshot is not None and (group.main or all_measure) else None
         curve: Curve = []
         best: dict[str, Tensor] = {}
         started, spent = time.monotonic(), 0.0
@@ -155,17 +157,18 @@ def train(
             here = training.iteration
             if group.main:
                 check_finite(here, losses)  # a state that went wrong must not be gone on from
-                if (
-                    measure is not None
-                    and schedule.snapshot_at(here)
-                    and all(point["iteration"] != here for point in curve)
-                ):
-                    tell(here, total, f"snapshot at iteration {here}")
-                    point = {"iteration": float(here), **measure(here)}
-                    earlier = [p[metric] for p in curve if metric in p and math.isfinite(p[metric])]
-                    curve.append(point)
-                    if point.get(metric, math.nan) < min(earlier, default=math.inf):
-                        best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
+            if (
+                measure is not None
+                and schedule.snapshot_at(here)
+                and all(point["iteration"] != here for point in curve)
+            ):
+                tell(here, total, f"snapshot at iteration {here}")
+                point = {"iteration": float(here), **measure(here)}
+                earlier = [p[metric] for p in curve if metric in p and math.isfinite(p[metric])]
+                curve.append(point)
+                if point.get(metric, math.nan) < min(earlier, default=math.inf):
+                    best = {k: v.detach().cpu().clone() for k, v in training.networks[keep].state_dict().items()}
+            if group.main:
                 tensors = gather(training.networks, training.optimisers, training.scalars())
                 content = {**about, "curve": curve, "seconds": spent + time.monotonic() - started}
                 save(folder, here, {**tensors, **{f"best.{k}": v for k, v in best.items()}}, content)

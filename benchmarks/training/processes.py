@@ -1,20 +1,22 @@
-"""Several processes in one training: who this is, and how gradients are averaged (accelerate)."""
+"""Several processes in one training or generation: who this is, and how they share and average (accelerate)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a training; `accelerator` is None where it is alone."""
+    """This process among those that work together; `accelerator` is None where it is alone."""
 
     index: int = 0
     count: int = 1
@@ -48,6 +50,20 @@ class Processes:
         }
         self.average_tensors(list(means.values()))
         return {name: means[name] for name in losses}
+
+    def share(self, parts: Sequence[T]) -> Sequence[T]:
+        """The parts of some work that are this process's: each `count`-th."""
+        return parts[self.index :: self.count]
+
+    def gathered(self, made: Sequence[T]) -> list[T]:
+        """What all processes made of their shares, in the order of the parts; picklable, tensors on the CPU."""
+        if self.accelerator is None:
+            return list(made)
+        from accelerate.utils import gather_object
+
+        by_process: list[Sequence[T]] = gather_object([made])
+        total = sum(map(len, by_process))
+        return [by_process[number % self.count][number // self.count] for number in range(total)]
 
     def wait(self) -> None:
         """Until all processes are here."""

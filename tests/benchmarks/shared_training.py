@@ -9,8 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from gengauge.benchmarks.core.experiments import AtScale, Context, Experiment, Limits, Measurement, Paper, Result
+from gengauge.benchmarks.core.experiments import (
+    AtScale,
+    Context,
+    Experiment,
+    Limits,
+    Measurement,
+    Paper,
+    Progress,
+    Result,
+)
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, tables_of
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import train_edit
@@ -61,6 +71,14 @@ def fill(context: Context) -> Iterator[Result]:
     about = train(context)
     yield Measurement("edit", "l1", 0.0)
     yield Measurement("edit", "processes", about["processes"])
+
+
+def squares(parts: list[Tensor], tell: Progress) -> tuple[list[Tensor], int]:
+    """The squares of parts, shared out, and the threads of a process after it has joined the others."""
+    processes, _ = join("cpu")
+    mine = processes.share(parts)
+    tell(0, len(mine), "squares")
+    return processes.gathered([part * part for part in mine]), torch.get_num_threads()
 
 
 def leave_number(context: Context) -> bool:

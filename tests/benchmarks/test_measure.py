@@ -51,6 +51,19 @@ def test_a_published_state_dict_is_measured_like_a_training_state(tmp_path: Path
     assert measure.measure_file(("fid",), here, tmp_path / "state.safetensors") == found
 
 
+def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
+    run = Tiny.run("biggan")
+    run = replace(run, protocol=replace(run.protocol, samples=10))  # three batches: one process makes two of them
+    here = context(run, write_cifar(tmp_path / "data", per_file=8), tmp_path)
+    g, _ = run.recipe.networks()
+    save_file({f"G_ema.{name}": value for name, value in g.state_dict().items()}, tmp_path / "state.safetensors")
+    one, two = (
+        measure.measure_file(("fid",), each, tmp_path / "state.safetensors")
+        for each in (here, replace(here, processes=2))
+    )
+    assert two["fid"] == pytest.approx(one["fid"], rel=1e-5)
+
+
 def test_network_pickles_of_both_kinds_become_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, metadata = load(GOLDENS / "sg2_tf_conversion.safetensors")
     variables = {key.removeprefix("tfG."): value for key, value in tensors.items() if key.startswith("tfG.")}
@@ -159,13 +172,34 @@ def test_train_mode_sampling_takes_the_statistics_of_its_batch() -> None:
     g, _ = run.recipe.networks()
     g.eval()
     before = {name: value.clone() for name, value in g.state_dict().items()}
-    pictures = torch.cat(list(scoring.samples(g, run, 6, 1, "cpu")))
+    pictures = torch.cat(list(scoring.samples(g, run, range(2), 1, "cpu")))
     assert pictures.dtype == torch.uint8
-    assert len(pictures) == 8  # whole batches
+    assert len(pictures) == 8
+    assert all(torch.equal(value, before[name]) for name, value in g.state_dict().items()), "a copy samples"
     assert not g.training
-    moved = {name for name, value in g.state_dict().items() if not torch.equal(value, before[name])}
-    assert any(name.endswith("stored_mean") for name in moved)
-    assert any(name.endswith("u0") for name in moved)
+    for module in g.modules():
+        if isinstance(module, BatchNorm):
+            module.stored_mean.fill_(100)
+            module.stored_var.fill_(100)
+    again = torch.cat(list(scoring.samples(g, run, range(2), 1, "cpu")))
+    assert torch.equal(again, pictures), "stored statistics are not what it takes"
+
+
+@pytest.mark.parametrize(("family", "moves"), [("biggan", True), ("stylegan2", False)])
+def test_a_batch_of_samples_is_the_same_without_those_before_it(
+    family: str, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Tiny.run(family)
+    torch.manual_seed(0)
+    g = run.recipe.networks()[0]
+    whole = list(scoring.samples(g, run, range(4), 1, "cpu"))
+    assert not torch.equal(whole[0], whole[1])
+    for mine in ((3,), (0, 2), (1, 3)):
+        for number, made in zip(mine, scoring.samples(g, run, mine, 1, "cpu"), strict=True):
+            assert torch.equal(made, whole[number])
+    monkeypatch.setattr(scoring, "_move_on", lambda g: None)
+    (made,) = scoring.samples(g, run, (3,), 1, "cpu")
+    assert torch.equal(made, whole[3]) is not moves, "power vectors move from batch to batch"
 
 
 def test_accumulated_statistics_are_the_means_of_the_batches_moments() -> None:

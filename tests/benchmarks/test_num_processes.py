@@ -9,13 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from shared_training import squares
 from typer.testing import CliRunner, Result
 
 from gengauge.benchmarks import cli, machine, papers, runner
 from gengauge.benchmarks.core.store import read_records
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import select
-from gengauge.benchmarks.training.launch import check_room
+from gengauge.benchmarks.training.launch import check_room, together
 from gengauge.benchmarks.training.loop import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,13 +73,23 @@ def test_a_training_inside_a_run_is_shared_and_the_main_processs_result_is_the_j
     assert frame["peak_mebibytes"].isna().all(), "that of the first process would not be the job's"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_parts_are_shared_and_come_back_in_order(count: int) -> None:
+    told: list[int] = []
+    parts = [torch.full((2,), number) for number in range(5)]
+    made, threads = together(squares, (parts,), count, lambda done, total, doing: told.append(total))
+    assert [each.tolist() for each in made] == [[n * n, n * n] for n in range(5)]
+    assert threads == torch.get_num_threads() == 1
+    assert told == [-(-5 // count)]
+
+
 def test_all_end_when_one_dies_and_its_error_is_told(tmp_path: Path, only: pytest.MonkeyPatch) -> None:
     only.setattr(papers, "SOURCES", ("shared_training:BAD",))
     options = ("--scale", "quick", "--device", "cpu", "--out", str(tmp_path), "--num-processes", "2")
     done = gengauge("train", "shared", *options)
     assert done.exit_code == cli.FAILED
-    assert "train-dies seed 0: process 1 of 2 in the training was ended by SIGKILL" in done.output
-    assert "the same command goes on from the last state" in done.output
+    assert "train-dies seed 0: process 1 of 2 was ended by SIGKILL" in done.output
+    assert "the same command goes on from what was saved" in done.output
     assert "train-refuses seed 0: a batch of 3 cannot be shared by 2 processes" in done.output
     assert "Traceback" not in done.output
     assert len(numbers(tmp_path / "training")) == 4
@@ -103,6 +114,8 @@ def test_the_number_is_part_of_a_jobs_identity_where_there_is_a_training() -> No
     assert found("shared_training:PAPER", 1) != found("shared_training:PAPER", 2)
     assert found("toy_paper:PAPER", 1) == found("toy_paper:PAPER", 2)
     assert {count for count, _ in found("toy_paper:PAPER", 2)} == {1}
+    generates = [job for job in select(papers.SOURCES, ["sdedit"], "quick", 1, "cpu", None, 2) if job.processes == 2]
+    assert {job.experiment for job in generates} == {"church", "colours", "trade-off", "compositing"}
 
 
 @pytest.mark.parametrize(("options", "parallel"), [("1", 6), ("2", 3), ("4", 1), ("16", 1), ("2 --jobs 5", 5)])

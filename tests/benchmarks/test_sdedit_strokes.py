@@ -28,6 +28,7 @@ from gengauge.benchmarks.papers.sdedit import PAPER, runs, strokes
 from gengauge.benchmarks.papers.sdedit.loading import Layout, save_network
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
 from gengauge.benchmarks.papers.sdedit.runs import WORLD, Pictures, Sampling, run_edit
+from gengauge.benchmarks.training.loop import step_seed
 from gengauge.datasets import weights
 from gengauge.datasets.diffusers_folder import WEIGHTS
 from gengauge.datasets.lsun import LMDBSet
@@ -164,7 +165,7 @@ def test_the_exact_denoiser_returns_pictures_that_it_knows() -> None:
     assert len(known) == 20
     real, _ = FEW.load(context_of(None, "quick"))
     sampling = Sampling("exact", t0=0.9, steps_per_unit=50)
-    out = run_edit(prior, sampling, real, torch.Generator().manual_seed(0)).float()
+    out = run_edit(prior, sampling, real, 0).float()
     assert ((out[:, None] - known).abs().amax((2, 3, 4)).amin(1) <= 1).all()
 
 
@@ -172,32 +173,50 @@ def test_the_exact_denoiser_returns_pictures_that_it_knows() -> None:
 # A run over many guides
 
 
-def test_guides_are_edited_in_parts_with_one_generator() -> None:
+def of_batch(seed: int, number: int) -> torch.Generator:
+    """The noise of a batch."""
+    return torch.Generator().manual_seed(step_seed(seed, 0, number))
+
+
+def test_guides_are_edited_in_parts_with_noise_of_their_own() -> None:
     network, told = network_for("church"), []
     guides = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     editable = torch.zeros(5, 1, 8, 8, dtype=torch.bool)
     editable[..., :4] = True
     sampling = Sampling("church", t0=0.005, repeats=2, batch=2)
-    out = run_edit(
-        network, sampling, guides, torch.Generator().manual_seed(1), editable, lambda *done: told.append(done)
-    )
+    out = run_edit(network, sampling, guides, 1, "cpu", editable, lambda *done: told.append(done))
     assert (out.shape, out.dtype) == (guides.shape, torch.uint8)
     assert told == [(n, 30) for n in range(1, 31)]
-    generator, levels, expected = torch.Generator().manual_seed(1), DDPM.levels(0.005), []
-    for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
+    levels, expected = DDPM.levels(0.005), []
+    for number, part in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
         made = edit(
             from_noise(network, levels),
             2 * guides[part].float() / 255 - 1,
             levels,
             editable[part],
             repeats=2,
-            generator=generator,
+            generator=of_batch(1, number),
         )
         expected.append((made * 127.5 + 128).clamp(0, 255).to(torch.uint8))
     assert torch.equal(out, torch.cat(expected))
     # Kept pixels differ by the noise of the first level.
     away = (out.float() - guides.float())[(~editable).expand(out.shape)]
     assert 0.9 < away.square().mean().sqrt() < 1.7
+
+
+def test_two_processes_edit_what_one_does() -> None:
+    guides = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    editable = torch.ones(3, 1, 32, 32, dtype=torch.bool)
+    editable[1, :, :16] = False
+    sampling, told = Sampling("zoo", t0=0.3, steps_per_unit=10, clamp=True, batch=1), []
+    here = context_of(None, "quick")
+    one, two = (
+        runs.Editor(replace(here, processes=count), "zoo")(sampling, guides, lambda *done: told.append(done), editable)
+        for count in (1, 2)
+    )
+    assert torch.equal(one, two)
+    # Of two processes the first, which edits two of the three, tells how far it is.
+    assert told == [*((n, 9) for n in range(1, 10)), *((n, 6) for n in range(1, 7))]
 
 
 @pytest.mark.parametrize("clamp", [False, True])
@@ -210,19 +229,17 @@ def test_fewer_steps_are_spread_and_the_clean_picture_cut_where_asked(clamp: boo
         from_noise(network, levels, behaviour),
         2 * guides.float() / 255 - 1,
         levels,
-        generator=torch.Generator().manual_seed(1),
+        generator=of_batch(1, 0),
     )
-    out = run_edit(network, sampling, guides, torch.Generator().manual_seed(1))
+    out = run_edit(network, sampling, guides, 1)
     assert torch.equal(out, (made * 127.5 + 128).clamp(0, 255).to(torch.uint8))
 
 
 def test_a_score_network_takes_the_exploding_form() -> None:
     network = network_for("faces")
     guides = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    out = run_edit(network, Sampling("faces", 0.35, steps_per_unit=20), guides, torch.Generator().manual_seed(1))
-    made = edit_ve(
-        network, guides.float() / 255, VESchedule(348.0), t0=0.35, steps=7, generator=torch.Generator().manual_seed(1)
-    )
+    out = run_edit(network, Sampling("faces", 0.35, steps_per_unit=20), guides, 1)
+    made = edit_ve(network, guides.float() / 255, VESchedule(348.0), t0=0.35, steps=7, generator=of_batch(1, 0))
     assert torch.equal(out, (255 * made + 0.5).clamp(0, 255).to(torch.uint8))
 
 
@@ -252,7 +269,7 @@ def test_a_published_prior_in_any_layout_edits_the_validation_pictures(
     # The same from the network itself.
     real = LMDBSet(data / f"lsun/{CHURCHES}", 8, limit=4, resample="bilinear").pictures(range(4))
     guides = strokes.strokes(real)
-    results = run_edit(network, settings.sampling, guides, torch.Generator().manual_seed(0))
+    results = run_edit(network, settings.sampling, guides, 0)
     expected = [runs.l2(strokes.CHURCH, guides, results), runs.Scores(real, "cpu").kid(strokes.CHURCH, results)]
     assert found == expected
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from gengauge.benchmarks.features.networks import load_network
 from gengauge.benchmarks.papers.sige import PAPER, fidelity, networks
 from gengauge.benchmarks.papers.sige.editing import Sampling, edit_churches, edit_label_maps
 from gengauge.benchmarks.papers.sige.loading import load_tensors
+from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.cityscapes import train_ids
 from gengauge.datasets.edits import ChurchEdits, CityscapesEdits
 from gengauge.datasets.sets import DataNotFound
@@ -109,6 +112,38 @@ def test_label_maps_are_edited_both_ways_and_scored(
     assert found["original@gaugan", "psnr_truth"].samples == 2
     assert found["original@gaugan", "fid"].value > 0
     assert "drn-d-105" in found["sige@gaugan", "miou"].missing
+
+
+def test_processes_share_the_edits_and_the_first_scores_all(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    torch.save(SPADEGenerator(SPADE).state_dict(), tmp_path / "spade.pth")
+    monkeypatch.setenv("GENGAUGE_SIGE_SPADE", str(tmp_path / "spade.pth"))
+    root = cityscapes(tmp_path)
+    alone = run("gaugan", root)
+    settings = next(s for s in fidelity.ROWS if s.network == "gaugan")
+    told: list[tuple[int, int]] = []
+
+    class OneOfTwo(Processes):
+        """The others' scores are those that were gathered before."""
+
+        scores: ClassVar[list[Any]] = []
+
+        def gathered(self, made: Sequence[Any]) -> list[Any]:
+            self.scores.append(*made)
+            return self.scores
+
+    for index in (1, 0):
+        monkeypatch.setattr(fidelity, "join", lambda device, index=index: (OneOfTwo(index, 2), device))
+        scores = fidelity.edit_and_score(settings, root, "cpu", lambda done, total, doing: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)] * 2
+    monkeypatch.setattr(fidelity, "together", lambda *arguments: scores)
+    shared = run("gaugan", root)
+    assert shared.keys() == alone.keys()
+    for cell, found in shared.items():
+        assert found.samples == alone[cell].samples
+        assert found.value == pytest.approx(alone[cell].value, rel=1e-6, nan_ok=True)
 
 
 def test_a_segmenter_scores_both_ways_against_the_edited_label_maps(

@@ -21,7 +21,7 @@ from torch import Tensor
 from gengauge.benchmarks.concept_files import with_rare_word
 from gengauge.benchmarks.concept_models import open_model
 from gengauge.benchmarks.concept_samples import SAMPLES, sample
-from gengauge.benchmarks.core.experiments import Context
+from gengauge.benchmarks.core.experiments import Context, Progress
 from gengauge.benchmarks.custom_pipeline import apply_to_pipeline
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.machine import device_name
@@ -32,7 +32,8 @@ from gengauge.benchmarks.papers.custom_diffusion.methods import Drawing, Method
 from gengauge.benchmarks.papers.custom_diffusion.naming import Subject, alone, begins, named, named_pair
 from gengauge.benchmarks.training.concept_batches import Captioned, Concept
 from gengauge.benchmarks.training.customisation import train_concepts
-from gengauge.benchmarks.training.processes import join
+from gengauge.benchmarks.training.launch import launch
+from gengauge.benchmarks.training.processes import Processes, join
 from gengauge.datasets.concept_sets import ConceptSet, SetConcept, SetPair
 from gengauge.datasets.concept_sets_files import read_json
 from gengauge.datasets.delta_files import read_delta, write_delta
@@ -228,26 +229,64 @@ class Workshop:
         total, half = len(prompts) * drawing.each, drawing.autocast and self.device == "cuda"
         how = replace(drawing.how, seed=drawing.how.seed + self.context.seed)
         key = digest(learnt.digest, list(prompts), drawing.each, how, half, self.digest, self.device)
-        folder = self.folder / "samples" / f"{name.replace(' ', '_')}-{key}"
+        folder, drawing = self.folder / "samples" / f"{name.replace(' ', '_')}-{key}", replace(drawing, how=how)
 
-        def tell(what: str, done: int, of: int) -> None:
-            self.tell(done, of, f"{name}: samples, {what}")
+        def waiting() -> None:
+            self.tell(0, total, f"{name}: another job draws the same samples")
 
-        with turn(folder, lambda: self.tell(0, total, f"{name}: another job draws the same samples")):
-            if len(list((folder / SAMPLES).glob("*.png"))) < total:
-                with torch.autocast("cuda", torch.float16) if half else nullcontext():
-                    sample(
-                        self.fresh(),
-                        prompts,
-                        folder,
-                        how,
-                        count=drawing.each,
-                        delta=learnt.delta,
-                        batch=drawing.batch,
-                        device=self.device,
-                        tell=tell,
-                    )
+        def tell(done: int, total: int, doing: str) -> None:
+            self.tell(done, total, f"{name}: samples, {doing}")
+
+        with turn(folder, waiting) if self.processes.main else nullcontext():
+            self.processes.wait()
+            left = total - len(list((folder / SAMPLES).glob("*.png")))
+            self.processes.wait()  # all count before one draws
+            if left and self.context.processes > 1:
+                arguments = (self.context.data, prompts, folder, drawing, learnt.delta, self.device)
+                launch(_draw_together, arguments, self.context.processes, tell)
+            elif left:
+                _draw(self.fresh(), prompts, folder, drawing, learnt.delta, self.device, tell, self.processes)
         return folder
+
+
+def _draw_together(
+    data: Path | None,
+    prompts: Sequence[str],
+    folder: Path,
+    drawing: Drawing,
+    delta: Delta | None,
+    device: str,
+    tell: Progress,
+) -> None:
+    """What each of the processes does that were launched for samples."""
+    processes, device = join(device)
+    model = open_model(loading.find(loading.MODEL, data))
+    _draw(model, prompts, folder, drawing, delta, device, tell, processes)
+
+
+def _draw(
+    model: Any,
+    prompts: Sequence[str],
+    folder: Path,
+    drawing: Drawing,
+    delta: Delta | None,
+    device: str,
+    tell: Progress,
+    processes: Processes,
+) -> None:
+    with torch.autocast("cuda", torch.float16) if drawing.autocast and device == "cuda" else nullcontext():
+        sample(
+            model,
+            prompts,
+            folder,
+            drawing.how,
+            count=drawing.each,
+            delta=delta,
+            batch=drawing.batch,
+            device=device,
+            tell=lambda what, done, total: tell(done, total, what),
+            processes=processes,
+        )
 
 
 @torch.no_grad()

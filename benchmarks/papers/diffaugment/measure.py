@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from gengauge.benchmarks.core.experiments import Context, Measurement, Picture, Result
+from gengauge.benchmarks.core.experiments import Context, Measurement, Picture, Progress, Result
 from gengauge.benchmarks.features.networks import FeatureNetwork, load_network
 from gengauge.benchmarks.features.stream import fingerprint, set_moments
 from gengauge.benchmarks.jobs import code_version
@@ -24,6 +25,7 @@ from gengauge.benchmarks.papers.diffaugment.rows import Run
 from gengauge.benchmarks.papers.diffaugment.scoring import MODE, d_accuracy, generator_of, samples, score
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.batches import Batches
+from gengauge.benchmarks.training.launch import together
 from gengauge.benchmarks.training.loop import Schedule, Snapshot, Trainable, Trained, step_seed, train
 from gengauge.benchmarks.training.processes import Processes, join
 from gengauge.datasets import weights
@@ -46,6 +48,7 @@ PUBLISHED_SIZES = {
     ("AnimalFace-dog", "train"): 389,
     ("ffhq", "train"): 70_000,
 }
+SHOWN = 64  # samples in the report
 SAMPLING = 1_000_003  # sets the sampling's seeds apart from those of any process in training
 
 
@@ -80,9 +83,13 @@ def fill(row: str, columns: tuple[str, ...], context: Context, own: Replaced | N
             yield Measurement(row, column, last[column], note="the last snapshot")
     if context.seed == 0:
         g = generator_of(run, trained.best, context.device)
-        pictures = torch.cat(list(samples(g, run, 64, step_seed(context.seed, SAMPLING, 0), context.device)))[:64]
+        batches = range(math.ceil(SHOWN / run.protocol.batch))
+        seed = step_seed(context.seed, SAMPLING, 0)
+        pictures = torch.cat(list(samples(g, run, batches, seed, context.device)))[:SHOWN]
         grey = pictures if pictures.dtype == torch.uint8 else pictures.round().to(torch.uint8)
-        yield Picture(row, "samples", grid(grey.cpu().numpy(), 16, zoom=2), f"64 samples of the best snapshot of {row}")
+        yield Picture(
+            row, "samples", grid(grey.cpu().numpy(), 16, zoom=2), f"{SHOWN} samples of the best snapshot of {row}"
+        )
 
 
 def _final(
@@ -91,16 +98,35 @@ def _final(
     """FID and Inception Score of the best snapshot, measured anew where the protocol repeats them."""
     run: Run = context.settings
     note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}{_history(trained)}"
-    scores: list[Mapping[str, float]] = [best]
+    scores: Sequence[Mapping[str, float]] = [best]
     if run.protocol.repeats > 1:
-        inception, reference = judges_of(run, context, _before_training(run, context))
-        scores = []
-        for repeat in range(run.protocol.repeats):
-            g = generator_of(run, trained.best, context.device)
-            seed = step_seed(context.seed, SAMPLING + 1, repeat)
-            scores.append(score(g, run, inception, reference, seed, context.device))
-            context.progress(repeat + 1, run.protocol.repeats, "measuring the best snapshot again")
+        doing = "measuring the best snapshot again"
+        g = generator_of(run, trained.best, "cpu")
+        scores = _evaluations(run, context, g, _before_training(run, context), doing)
     yield from averaged(row, columns, run, scores, note)
+
+
+def _evaluations(
+    run: Run, context: Context, g: nn.Module, tell: Callable[[int, int], None], doing: str
+) -> list[dict[str, float]]:
+    """The protocol's repeated evaluations of a generator on the CPU, by as many processes as the context has."""
+    _, reference = judges_of(run, context, tell)
+    arguments = (run, g, reference, context.seed, context.device, doing)
+    return together(_repeated, arguments, context.processes, context.progress)
+
+
+def _repeated(
+    run: Run, g: nn.Module, reference: Gaussian, seed: int, device: str, doing: str, tell: Progress
+) -> list[dict[str, float]]:
+    group, device = join(device)
+    inception = load_network("inception")
+    g.to(device)
+    out = []
+    for repeat in range(run.protocol.repeats):
+        known = reference if group.main else None
+        out.append(score(g, run, inception, known, step_seed(seed, SAMPLING + 1, repeat), device, group))
+        tell(repeat + 1, run.protocol.repeats, doing)
+    return out
 
 
 def averaged(
@@ -141,14 +167,10 @@ def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict
     Raises as `read_generator` does, and DataNotFound or WeightsNotFound for what the protocol needs.
     """
     run: Run = context.settings
-    read_generator(path, run)  # before the reference's features, which may take hours
-    scores = []
-    judges = judges_of(run, context, lambda done, total: context.progress(done, total, "reference features"))
-    for repeat in range(run.protocol.repeats):
-        g = read_generator(path, run).to(context.device)
-        seed = step_seed(context.seed, SAMPLING + 1, repeat)
-        scores.append(score(g, run, *judges, seed, context.device))
-        context.progress(repeat + 1, run.protocol.repeats, "evaluations")
+    g = read_generator(path, run)  # before the reference's features, which may take hours
+    scores = _evaluations(
+        run, context, g, lambda done, total: context.progress(done, total, "reference features"), "evaluations"
+    )
     found = {column: [s[column] for s in scores if column in s] for column in ("fid", "is") if column in columns}
     return {column: (float(np.mean(v)), float(np.std(v))) for column, v in found.items() if v}
 
@@ -174,9 +196,9 @@ def train_row(context: Context, own: Replaced | None = None) -> Trained | None:
         pictures, epoch_orders, context.seed, reals, run.mirror, run.value_range, group.index, group.count, run.zoom
     )
     schedule = Schedule(run.iterations, run.snapshot_every, min(1000, run.snapshot_every), run.log_every)
-    # Only the main process measures; weights or data that it lacks are told before hours of training.
-    judges = judges_of(run, context, _before_training(run, context)) if group.main else None
-    snapshot = partial(_snapshot, run, context, pictures, device, judges, augment) if judges else None
+    # All processes sample and the main one scores; weights or data that it lacks are told before hours of training.
+    told = _before_training(run, context)
+    judges = judges_of(run, context, told) if group.main else (load_network("inception"), None)
     trained = train(
         lambda: build(run, device, group, augment),
         batches,
@@ -185,7 +207,8 @@ def train_row(context: Context, own: Replaced | None = None) -> Trained | None:
         config,
         seed=context.seed,
         device=device,
-        snapshot=snapshot,
+        snapshot=partial(_snapshot, run, context, pictures, device, judges, augment, group),
+        all_measure=True,
         processes=group,
         tell=context.progress,
         code=code_version(),
@@ -274,15 +297,16 @@ def _snapshot(
     context: Context,
     pictures: PictureSet,
     device: str,
-    judges: tuple[FeatureNetwork, Gaussian],
+    judges: tuple[FeatureNetwork, Gaussian | None],
     augment: biggan.Augment | None,
+    group: Processes,
     training: Trainable,
 ) -> Snapshot:
-    held_out = reference_set(run, context.data) if run.protocol.d_accuracy else None
+    held_out = reference_set(run, context.data) if run.protocol.d_accuracy and group.main else None
 
     def measure(iteration: int) -> dict[str, float]:
         seed = step_seed(context.seed, SAMPLING, iteration)
-        found = score(training.networks["G_ema"], run, *judges, seed, device)
+        found = score(training.networks["G_ema"], run, *judges, seed, device, group)
         if held_out is not None:
             for name, these in (("train", pictures), ("test", held_out)):
                 found[f"d_accuracy_{name}"] = d_accuracy(training.networks["D"], run, these, seed, device, augment)

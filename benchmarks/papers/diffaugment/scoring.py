@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gengauge.benchmarks.features.extract import extract
 from gengauge.benchmarks.features.networks import FeatureNetwork
 from gengauge.benchmarks.features.resize import Mode
 from gengauge.benchmarks.features.stream import stream_features
@@ -18,29 +20,51 @@ from gengauge.benchmarks.metrics.frechet import Gaussian, fit, frechet_distance
 from gengauge.benchmarks.metrics.inception_score import inception_score
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.papers.diffaugment.rows import Protocol, Run
+from gengauge.benchmarks.training.loop import step_seed
+from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.sets import PictureSet
 from gengauge.reference.diffaugment import biggan
 from gengauge.reference.diffaugment.augment import diff_augment
 from gengauge.reference.nets.biggan import BatchNorm
 from gengauge.reference.nets.biggan import Generator as BigGAN
+from gengauge.reference.nets.spectral_norm import SpectralNorm
 from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
 
+Array = np.ndarray[Any, Any]
 MODE: Mode = "legacy_tensorflow"  # the published Inception graphs resize inside, TensorFlow 1's way
+DRAWN, ACCUMULATED = 0, (1, 0)  # what a sampling's seed is mixed with: for its batches, and for statistics before them
 
 
 def score(
-    g: nn.Module, run: Run, inception: FeatureNetwork, reference: Gaussian, seed: int, device: str
+    g: nn.Module,
+    run: Run,
+    inception: FeatureNetwork,
+    reference: Gaussian | None,
+    seed: int,
+    device: str,
+    group: Processes | None = None,
 ) -> dict[str, float]:
-    """`fid` and, with a classifier and where the table has it, `is` with `is_std`, of one set of samples."""
-    return score_pictures(samples(g, run, run.protocol.samples, seed, device), run, inception, reference, device)
+    """`fid` and, with a classifier and where the table has it, `is` with `is_std`, of one set of samples.
+
+    Several processes make the samples together; only the first needs the reference and returns anything.
+    """
+    group = group or Processes()
+    mine = group.share(range(math.ceil(run.protocol.samples / run.protocol.batch)))
+    found = [extract(made.cpu(), inception, MODE, device) for made in samples(g, run, mine, seed, device)]
+    together = group.gathered(found)
+    return _scores(np.concatenate(together), run, inception, reference) if reference is not None else {}
 
 
 def score_pictures(
     pictures: Iterator[Tensor], run: Run, inception: FeatureNetwork, reference: Gaussian, device: str
 ) -> dict[str, float]:
     """The same of pictures in batches, of which the first ones count, as many as the protocol has."""
+    return _scores(stream_features(pictures, inception, MODE, device), run, inception, reference)
+
+
+def _scores(features: Array, run: Run, inception: FeatureNetwork, reference: Gaussian) -> dict[str, float]:
     p = run.protocol
-    features = stream_features(pictures, inception, MODE, device)[: p.samples]
+    features = features[: p.samples]
     out = {"fid": frechet_distance(reference, fit(features, p.ddof))}
     if p.inception_score and inception.probabilities is not None:
         with torch.inference_mode():
@@ -52,18 +76,20 @@ def score_pictures(
 
 
 @torch.no_grad()
-def samples(g: nn.Module, run: Run, count: int, seed: int, device: str) -> Iterator[Tensor]:
-    """At least `count` pictures in batches of the protocol: uint8, or float32 grey levels where it does not round.
+def samples(g: nn.Module, run: Run, batches: Iterable[int], seed: int, device: str) -> Iterator[Tensor]:
+    """Batches of samples by ascending number: uint8, or float32 grey levels where the protocol does not round.
 
-    A BigGAN under the CIFAR protocol stays in training mode, as published: its batch norms take the batch's statistics,
-    and its power vectors and running statistics move on while it samples.
+    A batch has noise of its own and is the same whichever others are made beside it. A BigGAN under the CIFAR protocol
+    is in training mode, as published: its batch norms take the batch's statistics, and its power vectors move on from
+    batch to batch. It is a copy that samples, so that the training's own vectors stay.
     """
     p = run.protocol
-    generator = torch.Generator(device).manual_seed(seed)
-    before = g.training
+    generator = torch.Generator(device)
+    g = copy.deepcopy(g)
     if isinstance(g, BigGAN):
         g.train()
         if p.statistics == "accumulated":
+            generator.manual_seed(step_seed(seed, *ACCUMULATED))
             accumulate_statistics(g, p, generator, device)
             g.eval()
         make: Callable[[], Tensor] = partial(_biggan_batch, g, p.batch, generator, device)
@@ -71,11 +97,21 @@ def samples(g: nn.Module, run: Run, count: int, seed: int, device: str) -> Itera
         assert isinstance(g, StyleGAN2)
         g.eval()
         make = partial(_stylegan2_batch, g, p.batch, generator, device)
-    try:
-        for _ in range(math.ceil(count / p.batch)):
-            yield grey_levels(make(), run)
-    finally:
-        g.train(before)
+    following = 0
+    for number in batches:
+        if g.training:
+            for _ in range(number - following):
+                _move_on(g)
+        generator.manual_seed(step_seed(seed, DRAWN, number))
+        yield grey_levels(make(), run)
+        following = number + 1
+
+
+def _move_on(g: nn.Module) -> None:
+    """Moves power vectors as a batch would that another process makes."""
+    for module in g.modules():
+        if isinstance(module, SpectralNorm):
+            module.normalised()
 
 
 def _biggan_batch(g: BigGAN, batch: int, generator: torch.Generator, device: str) -> Tensor:

@@ -26,7 +26,7 @@ from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.metrics.faithfulness import masked_lpips
 from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
-from gengauge.benchmarks.papers.sdedit.runs import WORLD, Sampling, l2, run_edit, steps_of
+from gengauge.benchmarks.papers.sdedit.runs import WORLD, Editor, Sampling, l2, steps_of
 from gengauge.benchmarks.papers.sdedit.strokes import INFERRED, SHOWN
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.zoo import ddpm_cat
@@ -75,10 +75,9 @@ def compositing(context: Context) -> Iterator[Result]:
     s: Settings = context.settings
     parts = parts_of(context)
     lpips = load_lpips("vgg", context.device)
-    network = PRIORS[s.sampling.prior].load(context.device)
-    generator = torch.Generator(context.device).manual_seed(context.seed)
+    edit = Editor(context, s.sampling.prior)
     (tell,) = steps_of(context, 1)
-    edited = run_edit(network, s.sampling, parts.composite, generator, parts.pasted, tell("compositing"))
+    edited = edit(s.sampling, parts.composite, tell("compositing"), parts.pasted)
     source = parts.composite if parts.whole is None else parts.whole
     original, cut = parts.original.float() / 255, source.float() / 255
     made = {
@@ -208,6 +207,7 @@ EXPERIMENT = Experiment(
         ),
     },
     run=compositing,
+    generates=True,
     protocol=(
         INFERRED[0],
         ("masked LPIPS", "follows Bau et al. 2020; network not told", "VGG16, mean of the map outside (inferred)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gengauge.benchmarks.core.experiments import Context, Measurement, Need
+from gengauge.benchmarks.core.experiments import Context, Measurement, Need, Progress
 from gengauge.benchmarks.core.statistics import t_interval
 from gengauge.benchmarks.features.cache import features
 from gengauge.benchmarks.features.extract import extract
@@ -19,6 +20,9 @@ from gengauge.benchmarks.metrics.kernel import kid
 from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.needs import data_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
+from gengauge.benchmarks.training.launch import launch
+from gengauge.benchmarks.training.loop import step_seed
+from gengauge.benchmarks.training.processes import Processes, join
 from gengauge.benchmarks.zoo import ddpm_cat
 from gengauge.benchmarks.zoo.entries import FRESH_SEED
 from gengauge.datasets import world
@@ -98,23 +102,31 @@ def run_edit(
     network: Network,
     s: Sampling,
     guides: Tensor,
-    generator: torch.Generator,
+    seed: int,
+    device: str = "cpu",
     editable: Tensor | None = None,
     tell: Tell = lambda done, total: None,
+    group: Processes | None = None,
 ) -> Tensor:
-    """Edits guides uint8 (N, 3, R, R) on the generator's device, to uint8 on the CPU; `editable` bool (N, 1, R, R)."""
-    prior, out = PRIORS[s.prior], []
-    parts = range(0, len(guides), s.batch)
-    for number, start in enumerate(parts):
-        part = slice(start, start + s.batch)
-        guide = guides[part].to(generator.device).float() / 255
-        mask = None if editable is None else editable[part].to(generator.device)
+    """Edits guides uint8 (N, 3, R, R) to uint8 on the CPU; `editable` bool (N, 1, R, R).
 
-        def told(step: Step, before: int = number) -> None:
-            tell(before * step.total + step.number, len(parts) * step.total)
+    Each batch has noise of its own, so that several processes, which share the batches, make what one makes.
+    """
+    prior, group = PRIORS[s.prior], group or Processes()
+    generator = torch.Generator(device)
+    mine = group.share(range(math.ceil(len(guides) / s.batch)))
+    made = []
+    for before, number in enumerate(mine):
+        part = slice(number * s.batch, (number + 1) * s.batch)
+        guide = guides[part].to(device).float() / 255
+        mask = None if editable is None else editable[part].to(device)
+        generator.manual_seed(step_seed(seed, 0, number))
+
+        def told(step: Step, before: int = before) -> None:
+            tell(before * step.total + step.number, len(mine) * step.total)
 
         if prior.score:
-            made = edit_ve(
+            found = edit_ve(
                 network,
                 guide,
                 VESchedule(),
@@ -125,12 +137,12 @@ def run_edit(
                 generator=generator,
                 callback=told,
             )
-            made = 2 * made - 1
+            found = 2 * found - 1
         else:
             behaviour = Behaviour(clamp=s.clamp)
             levels = DDPM.levels(s.t0, None if s.steps_per_unit == DDPM.steps else s.steps)
             reverse = from_noise(network, levels, behaviour)
-            made = edit(
+            found = edit(
                 reverse,
                 2 * guide - 1,
                 levels,
@@ -140,8 +152,33 @@ def run_edit(
                 generator=generator,
                 callback=told,
             )
-        out.append(to_uint8(made.cpu()))
-    return torch.cat(out)
+        made.append(to_uint8(found.cpu()))
+    return torch.cat(group.gathered(made))
+
+
+class Editor:
+    """Edits guides by the seed of a job, in as many processes as it has."""
+
+    def __init__(self, context: Context, *priors: str) -> None:
+        """Loads priors by key where this process edits alone; raises what their `load` raises."""
+        self.context = context
+        self.networks = {key: PRIORS[key].load(context.device) for key in priors} if context.processes < 2 else {}
+
+    def __call__(self, s: Sampling, guides: Tensor, tell: Tell, editable: Tensor | None = None) -> Tensor:
+        """Results uint8 (N, 3, R, R) on the CPU of guides uint8 (N, 3, R, R); `editable` bool (N, 1, R, R)."""
+        seed, device = self.context.seed, self.context.device
+        if self.context.processes < 2:
+            return run_edit(self.networks[s.prior], s, guides, seed, device, editable, tell)
+        arguments = (s, guides, seed, device, editable)
+        return launch(_edit_together, arguments, self.context.processes, lambda done, total, doing: tell(done, total))
+
+
+def _edit_together(
+    s: Sampling, guides: Tensor, seed: int, device: str, editable: Tensor | None, tell: Progress
+) -> Tensor:
+    group, device = join(device)
+    network = PRIORS[s.prior].load(device)
+    return run_edit(network, s, guides, seed, device, editable, lambda done, total: tell(done, total, ""), group)
 
 
 class Scores:

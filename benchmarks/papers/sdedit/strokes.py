@@ -29,11 +29,11 @@ from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
 from gengauge.benchmarks.papers.sdedit.runs import (
     WORLD,
+    Editor,
     Pictures,
     Sampling,
     Scores,
     l2,
-    run_edit,
     steps_of,
 )
 from gengauge.benchmarks.pictures import grid
@@ -68,14 +68,12 @@ class Simulated:
 def simulated(context: Context) -> Iterator[Result]:
     """SDEdit of simulated strokes: L2 and KID of every row."""
     s: Simulated = context.settings
-    network = PRIORS[s.sampling.prior].load(context.device)
+    edit = Editor(context, s.sampling.prior)
     real, references = s.pictures.load(context)
     scores = Scores(references, context.device)
-    generator = torch.Generator(context.device)
     for (row, colours), tell in zip(s.rows, steps_of(context, len(s.rows)), strict=True):
         guides = strokes(real, colours)
-        generator.manual_seed(context.seed)
-        results = run_edit(network, s.sampling, guides, generator, tell=tell(f"{colours} colours"))
+        results = edit(s.sampling, guides, tell(f"{colours} colours"))
         yield from scored(context, row, guides, results, scores, f"Strokes of {colours} colours and what SDEdit makes")
 
 
@@ -157,16 +155,14 @@ def trade_off(context: Context) -> Iterator[Result]:
     runs = [(name, replace(sampling, t0=t0)) for name, sampling, t0s in s.lines for t0 in t0s]
     first, usual, t0s = s.lines[0]
     runs += [(first, replace(usual, t0=s.repeats_at, repeats=k)) for k in s.repeats if k > 1]
-    networks = {name: PRIORS[sampling.prior].load(context.device) for name, sampling, _ in s.lines}
-    generator = torch.Generator(context.device)
+    edit = Editor(context, *(sampling.prior for _, sampling, _ in s.lines))
     sheet = [real[:SHOWN], guides[:SHOWN]]
     yield scores.kid(STROKES.key, guides)
     yield l2(STROKES.key, guides, guides)
     yield scores.kid(FRESH.key, real) if s.pictures.source == WORLD else scores.kid_of_halves(FRESH.key)
     for (name, sampling), tell in zip(runs, steps_of(context, len(runs)), strict=True):
-        generator.manual_seed(context.seed)  # the same noises at every t0, as far as they go
-        about = f"{name}, t0 = {sampling.t0:g}"
-        results = run_edit(networks[name], sampling, guides, generator, tell=tell(about))
+        # The same noises at every t0, as far as they go.
+        results = edit(sampling, guides, tell(f"{name}, t0 = {sampling.t0:g}"))
         kid, distance = scores.kid(name, results), l2(name, guides, results)
         if sampling.repeats == 1:
             step = round(sampling.t0 * AXIS.steps_per_unit)
@@ -224,10 +220,8 @@ def by_hand(context: Context) -> Iterator[Result]:
             )
     guides = torch.stack([(guide.picture * 255).round().to(torch.uint8) for guide in read])
     editable = torch.stack([guide.editable for guide in read])
-    network = PRIORS[s.sampling.prior].load(context.device)
-    generator = torch.Generator(context.device).manual_seed(context.seed)
     (tell,) = steps_of(context, 1)
-    results = run_edit(network, s.sampling, guides, generator, editable, tell("strokes"))
+    results = Editor(context, s.sampling.prior)(s.sampling, guides, tell("strokes"), editable)
     yield l2(s.row, guides, results)
     yield _shown(s.row, "strokes", "Strokes by hand and what SDEdit makes of them", guides, results)
 
@@ -321,6 +315,7 @@ def _simulated(
         columns=tuple(COLUMNS.values()),
         scales=scales,
         run=simulated,
+        generates=True,
         protocol=INFERRED,
         reads=lambda settings, root: data_set(source).find(root),
     )
@@ -384,6 +379,7 @@ def _trade_off() -> Experiment:
             ),
         },
         run=trade_off,
+        generates=True,
         protocol=INFERRED,
         axis=AXIS,
         without=frozenset([(row.key, column) for row in LINES.values() for column in COLUMNS] + [(FRESH.key, "l2")]),
@@ -405,6 +401,7 @@ def _by_hand() -> Experiment:
             "paper": AtScale(ByHand(row, source, Sampling("bedroom", batch=8)), 1, Limits(7 * 24 * 3600, 64), plan=plan)
         },
         run=by_hand,
+        generates=True,
         protocol=(INFERRED[0], ("strokes", "the paper's, by hand; not published", "those in your folder")),
         reads=lambda settings, root: data_set(source).find(root),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +46,20 @@ class Results:
 
 
 def edit_label_maps(
-    network: nn.Module, policy: Policy, recipe: MaskRecipe, edits: CityscapesEdits, device: str
+    network: nn.Module,
+    policy: Policy,
+    recipe: MaskRecipe,
+    edits: CityscapesEdits,
+    device: str,
+    chosen: Sequence[int] | None = None,
 ) -> Iterator[Results]:
-    """GauGAN on every pair of label maps: the network on the edited map, and the engine with the original's cache.
+    """GauGAN on pairs of label maps: the network on the edited map, and the engine with the original's cache.
 
-    Results of a real map have a photograph to compare with; those of a synthetic one have none.
+    Results of a real map have a photograph to compare with; those of a synthetic one have none. All pairs are edited,
+    or those that are `chosen` by number.
     """
     engine = Engine(network.to(device), policy)
-    for index in range(len(edits)):
+    for index in range(len(edits)) if chosen is None else chosen:
         pair = edits.pair(index)
         original, edited = (
             one_hot_with_edges(label[None], instance[None], CITYSCAPES_CLASSES).to(device)
@@ -94,26 +100,28 @@ def edit_churches(
     device: str,
     sampling: Sampling = DDIM,
     tell: Callable[[int, int], None] = lambda image, step: None,
+    chosen: Sequence[int] | None = None,
 ) -> Iterator[Results]:
-    """SDEdit of every church: the dense network on the edited picture, and the engine on the pair.
+    """SDEdit of churches: the dense network on the edited picture, and the engine on the pair.
 
     At every step the engine runs on the noised original, which fills its cache, and then on the edit, as in the
-    released code. Both start from the same noise, of seed 0 for every picture.
+    released code. Both start from the same noise, of seed 0 for every picture. All are edited, or those `chosen` by
+    number; `tell` hears how many were, and of the step in the next.
     """
     engine = Engine(network.to(device), policy)
 
     def dense_network(x: Tensor, t: Tensor) -> Tensor:
         return network(x, t)
 
-    for index in range(len(edits)):
+    for done, index in enumerate(range(len(edits)) if chosen is None else chosen):
         pair = edits.pair(index)
         original, edited = (picture[None].to(device) for picture in (pair.original, pair.edited))
         masks = recipe.from_pair(original, edited)
         told = [0]
 
-        def full(x: Tensor, t: Tensor, index: int = index, told: list[int] = told) -> Tensor:
+        def full(x: Tensor, t: Tensor, done: int = done, told: list[int] = told) -> Tensor:
             told[0] += 1
-            tell(index, told[0])
+            tell(done, told[0])
             return engine.full(x, t)
 
         def sparse(x: Tensor, t: Tensor, levels: dict[tuple[int, int], Tensor] = masks.levels) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from gengauge.benchmarks.core.experiments import (
     Measurement,
     Need,
     Plan,
+    Progress,
     Result,
 )
 from gengauge.benchmarks.core.tables import Column, Table
@@ -36,6 +37,8 @@ from gengauge.benchmarks.papers.sige.editing import DDIM, DISTILLED, Results, ed
 from gengauge.benchmarks.papers.sige.loading import PUBLISHED, load_published
 from gengauge.benchmarks.papers.sige.networks import NETWORKS
 from gengauge.benchmarks.segmenters import load_segmenter, segment
+from gengauge.benchmarks.training.launch import together
+from gengauge.benchmarks.training.processes import join
 from gengauge.datasets.catalogue import data_folder, data_set
 from gengauge.datasets.cityscapes import CLASSES, train_ids
 from gengauge.datasets.edits import CHURCH, CITYSCAPES, ChurchEdits, CityscapesEdits
@@ -86,34 +89,58 @@ class Scores:
 
 
 def fidelity(context: Context) -> Iterator[Result]:
-    """Edits the whole set, dense and sparse, and scores both."""
+    """Edits the whole set, dense and sparse, in as many processes as the job has, and scores both."""
     s: Settings = context.settings
+    labels, inception = NETWORKS[s.network].labels, load_network("inception")
+    scores = together(edit_and_score, (s, context.data, context.device), context.processes, context.progress)
+    no_segmenter = _segmenter(context.device)[1] if labels else ""
+    photographs = CityscapesEdits(_root(CITYSCAPES, context.data)).folder / "images" if labels else None
+    reference, missing = _reference(photographs, context.data, inception, context.device)
+    for way, row in (("dense", s.dense_row), ("sparse", s.sparse_row)):
+        yield from _measurements(row, scores[way], way == "sparse", reference, missing, labels, no_segmenter)  # type: ignore[index]
+
+
+def edit_and_score(s: Settings, root: Path | None, device: str, tell: Progress) -> dict[Way, Scores]:
+    """Scores of the dense and the sparse results of a set; several processes share its edits.
+
+    Raises WeightsNotFound, DataNotFound and ValueError as what it loads.
+    """
+    group, device = join(device)
     network = NETWORKS[s.network]
-    root = context.data
-    inception, lpips = load_network("inception"), lpips_of_pictures(context.device)
+    inception, lpips = load_network("inception"), lpips_of_pictures(device)
     module = load_published(network.build(True), PUBLISHED[s.network])
     results: Iterable[Results]
-    photographs = None
-    segment, no_segmenter = _segmenter(context.device) if network.labels else (None, "")
+    segment = None
     if network.labels:
+        segment, _ = _segmenter(device)
         maps = CityscapesEdits(_root(CITYSCAPES, root), size=network.size)
-        total, photographs = len(maps), maps.folder / "images"
-        results = edit_label_maps(module, network.policy, network.recipe, maps, context.device)
+        mine = group.share(range(len(maps)))
+        results = edit_label_maps(module, network.policy, network.recipe, maps, device, mine)
     else:
         churches = ChurchEdits(_root(CHURCH, root), network.size[0])
-        total = len(churches)
+        mine = group.share(range(len(churches)))
         sampling = DISTILLED if s.network == "pd-128" else DDIM
 
-        def tell(image: int, step: int) -> None:
-            context.progress(image, total, f"step {step} of church {image + 1} of {total}")
+        def stepped(image: int, step: int) -> None:
+            tell(image, len(mine), f"step {step} of church {image + 1} of {len(mine)}")
 
-        results = edit_churches(module, network.policy, network.recipe, churches, context.device, sampling, tell)
-    scores = score_results(
-        results, lpips, inception, context.device, lambda done: context.progress(done, total, "edits"), segment
-    )
-    reference, missing = _reference(photographs, root, inception, context.device)
-    for way, row in (("dense", s.dense_row), ("sparse", s.sparse_row)):
-        yield from _measurements(row, scores[way], way == "sparse", reference, missing, network.labels, no_segmenter)  # type: ignore[index]
+        results = edit_churches(module, network.policy, network.recipe, churches, device, sampling, stepped, mine)
+    found = score_results(results, lpips, inception, device, lambda done: tell(done, len(mine), "edits"), segment)
+    return merged(group.gathered([found]))
+
+
+def merged(parts: Sequence[Mapping[Way, Scores]]) -> dict[Way, Scores]:
+    """Scores of parts of a set as those of the whole."""
+    out: dict[Way, Scores] = {"dense": Scores(), "sparse": Scores()}
+    for part in parts:
+        for way, more in part.items():
+            mine = out[way]
+            for metric in mine.truth:
+                mine.truth[metric] += more.truth[metric]
+                mine.original[metric] += more.original[metric]
+            mine.features += more.features
+            mine.matrix += more.matrix
+    return out
 
 
 def score_results(
@@ -270,6 +297,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=columns,
                 scales={"paper": AtScale(s, 1, Limits(14 * 24 * 3600, 64), threads=8, plan=_plan(s.network))},
                 run=fidelity,
+                generates=True,
                 protocol=PROTOCOL,
                 reads=lambda settings, root: data_set(CITYSCAPES if NETWORKS[settings.network].labels else CHURCH).find(
                     root
