@@ -173,8 +173,7 @@ def own_experiment(paper: Paper, experiment: Experiment, method: MethodSource) -
         own = load(method, paper.key, contract, experiment.table, rows)
         for result in opening.run(context, own):
             if isinstance(result, Measurement):  # so that records tell what was measured
-                note = f"by {own.spec}, sources {own.digest}"
-                yield replace(result, note="; ".join(filter(None, (result.note, note))))
+                yield result.noted(f"by {own.spec}, sources {own.digest}")
             else:
                 yield result
 

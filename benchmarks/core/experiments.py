@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -47,6 +47,10 @@ class Measurement:
     note: str = ""
     missing: str = ""
     repetitions: tuple[float, ...] = ()
+
+    def noted(self, note: str) -> Measurement:
+        """The same with a note behind its own; an empty one adds nothing."""
+        return replace(self, note="; ".join(filter(None, (self.note, note))))
 
 
 @dataclass(frozen=True)

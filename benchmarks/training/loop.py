@@ -85,6 +85,18 @@ class Diverged(ValueError):
     """A loss that is no finite number."""
 
 
+def history(about: Mapping[str, Any], code: str) -> str:
+    """What a reader must know of a training that `code` alone, in one process, did not do; "" for nothing.
+
+    `about` is that of `Trained`.
+    """
+    processes, trained_by = about["processes"], about["code"]
+    told = [f"trained by {processes} processes"] if processes > 1 else []
+    if trained_by != [code]:
+        told.append(f"trained by code {', '.join(trained_by)}")
+    return "; ".join(told)
+
+
 def train(
     build: Callable[[], Trainable],
     batches: Source,

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from custom_diffusion_tiny import ALL, CLIP_FILE, COCO, DINO_FILE, EACH, MEAN, OF_CLASS, PAPER, encoders, write_tree
+from histories import BY_TWO, notes, retell
 from typer.testing import CliRunner, Result
 
 from gengauge.benchmarks import cli, papers
@@ -603,6 +604,36 @@ def test_two_processes_draw_what_one_does(tree: Path, tmp_path: Path) -> None:
     assert len(found[0]) == 6
     assert found[0] == found[1]
     assert told
+
+
+def test_what_is_measured_of_others_trainings_tells_so(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed, moves = "cost-custom-diffusion-2-a100", "weight-change-fine-tuning-all-weights-cross-attention-layers"
+    small, coco_key = "cost-custom-diffusion-compressed-per-concept-ratio-0.6", "coco-custom-diffusion-cat-5-images"
+    pairs = [f"per-composition-custom-diffusion-{how}-{PAIR}" for how in ("optimization", "sequential")]
+    mean = "single-custom-diffusion-mean-over-datasets"
+    keys = (mean, ROW, timed, moves, small, coco_key, *pairs)
+    for key in keys:
+        assert notes(run(key, tmp_path, tree)[0].values()) == {}, key
+    retell(tmp_path)
+    forbid(monkeypatch, "train_concepts", "sample")
+    told = {key: set(notes(run(key, tmp_path, tree)[0].values()).values()) for key in keys}
+    assert told[ROW] == told[coco_key] == {f"trained here ({BY_TWO})"}
+    assert told[mean] == {f"mean of {count}; trained here ({BY_TWO})" for count in (2, 3)}
+    assert told[pairs[0]] == {f"trained here ({BY_TWO}), merged"}
+    assert told[pairs[1]] == {f"trained here ({BY_TWO})"}
+    assert told[moves] == {BY_TWO}
+    assert all(note.endswith(f"; {BY_TWO}") for key in (timed, small) for note in told[key])
+    # Those of one concept alone, and of before processes and code were kept.
+    retell(tmp_path, processes=1)
+    for path in (tmp_path / "custom-diffusion" / "deltas").glob("cat-*/about.json"):
+        about = json.loads(path.read_text())
+        path.write_text(json.dumps({name: about[name] for name in ("seconds", "device", "recipe")}))
+    old = "trained here (trained by code of an earlier version)"
+    assert set(notes(run(ROW, tmp_path, tree)[0].values()).values()) == {old}
+    found = notes(run(mean, tmp_path, tree)[0].values())
+    assert set(found.values()) == {f"mean of {count}; 2 of 3: trained here; 1 of 3: {old}" for count in (2, 3)}
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from histories import BY_TWO, notes, retell
 from torch import Tensor, nn
 
 from gengauge.benchmarks.core.claims import MIN_SEEDS, judge
@@ -251,13 +252,16 @@ def test_a_customisation_of_another_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lesson_trains_what_it_says_and_goes_on_where_it_stopped(context: Context, model: Model) -> None:
-    delta = learnt(context, Lesson((CAT,), BRIEF), model)
+    delta, told = learnt(context, Lesson((CAT,), BRIEF), model)
+    assert told == ""
     assert list(delta.tokens) == ["<new1>"]
     assert len(delta.weights) == 14
-    again = learnt(context, Lesson((CAT,), BRIEF), model)
+    retell(context.work)
+    again, told = learnt(context, Lesson((CAT,), BRIEF), model)
+    assert told == BY_TWO
     assert all(torch.equal(delta.weights[name], again.weights[name]) for name in delta.weights)
     assert len(list(context.work.glob("custom-diffusion-*"))) == 1
-    other = learnt(replace(context, seed=1), Lesson((CAT,), BRIEF), model)
+    other, _ = learnt(replace(context, seed=1), Lesson((CAT,), BRIEF), model)
     assert any(not torch.equal(delta.weights[name], other.weights[name]) for name in delta.weights)
 
 
@@ -273,15 +277,18 @@ def test_textual_inversion_begins_as_the_species_and_resizes_nothing(context: Co
 
 def test_tokens_stand_side_by_side_and_weights_are_merged(context: Context, model: Model) -> None:
     token = replace(TOKENS, iterations=1, batch=1)
-    both = learnt(context, Together((Lesson((CAT,), token), Lesson((DOG,), token))), model)
+    both, _ = learnt(context, Together((Lesson((CAT,), token), Lesson((DOG,), token))), model)
     assert list(both.tokens) == ["<new1>", "<new2>"]
     assert not both.weights
     cat, dog = (Lesson((each,), BRIEF) for each in (CAT, DOG))
-    found = learnt(context, Together((cat, dog), merged=True), model)
+    learnt(context, cat, model)
+    retell(context.work)
+    found, told = learnt(context, Together((cat, dog), merged=True), model)
+    assert told == f"cat: {BY_TWO}"
     assert list(found.tokens) == ["<new1>", "<new2>"]
     assert len(found.weights) == 14
-    assert torch.equal(found.tokens["<new1>"][0], learnt(context, cat, model).tokens["<new1>"][0])
-    assert torch.equal(found.tokens["<new2>"][0], learnt(context, dog, model).tokens["<new2>"][0])
+    assert torch.equal(found.tokens["<new1>"][0], learnt(context, cat, model)[0].tokens["<new1>"][0])
+    assert torch.equal(found.tokens["<new2>"][0], learnt(context, dog, model)[0].tokens["<new2>"][0])
     rows = len(table(model.pipeline.text_encoder).weight)
     assert rows == len(model.pipeline.tokenizer)  # as before
 
@@ -341,6 +348,24 @@ def test_all_cells_are_measured(experiment: Experiment, scale: Scale, context: C
     assert {each.row for each in shown_pictures} <= set(experiment.rows)
     assert all(each.pixels.dtype == np.uint8 for each in shown_pictures)
     assert shown_pictures or experiment.key == "world-ranks"
+    assert notes(found) == {}
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize(
+    "key", ["world-custom-diffusion", "world-base-asked-for-any-cat-textual-inversion", "world-ranks"]
+)
+def test_what_is_measured_of_others_trainings_tells_so(
+    key: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "learnt", lambda *arguments: (learnt(*arguments)[0], BY_TWO))
+    (experiment,) = (each for each in comparison.EXPERIMENTS if each.key == key)
+    told = notes(experiment.run(replace(context, settings=brief(experiment, "quick"), seed=1)))
+    assert set(told.values()) == {BY_TWO}
+    rows = set(experiment.rows) - {comparison.BASE.key, comparison.OVER_RANKS.key}
+    # Shares and sizes depend on no training, and the KID of tokens alone is the base's.
+    columns = {column.key for column in experiment.columns} - {comparison.SHARE.key, comparison.MEGABYTES.key}
+    assert told.keys() == {(row, column) for row in rows for column in columns} - {(comparison.INVERSION.key, "kid")}
 
 
 @pytest.mark.usefixtures("levels")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from histories import BY_TWO, notes, retell
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -141,6 +142,12 @@ def test_variants_of_the_ablation_train_and_are_scored(variant: str, tmp_path: P
     settings = replace(settings, method=Method(replace(recipe, generator={"n_blocks": 5, "ngf": 4}), FEW, 3))
     found, _ = run(key, settings, tmp_path, scale="small")
     assert found[f"{variant}@cityscapes", "miou"].samples == 4
+    assert notes(found.values()) == {}
+    retell(tmp_path)
+    again, _ = run(key, settings, tmp_path, scale="small")
+    assert {cell: m.note for cell, m in again.items()} == {
+        cell: "; ".join(filter(None, (m.note, BY_TWO))) for cell, m in found.items()
+    }
 
 
 def test_a_short_training_is_watched(tmp_path: Path) -> None:
@@ -153,6 +160,9 @@ def test_a_short_training_is_watched(tmp_path: Path) -> None:
     assert set(final) == {c.key for c in experiment.columns}
     assert final["miou_start"] == next(m.value for m in found if m.column == "miou" and m.step == 0)
     assert list(experiment.run(context)) == found  # it is found done
+    assert notes(found) == {}
+    retell(tmp_path)
+    assert notes(experiment.run(context)) == {(learning.LIVE.key, column): BY_TWO for column in final}
 
 
 def test_real_pictures_and_label_maps_bound_the_scores(tmp_path: Path) -> None:
@@ -431,6 +441,10 @@ def test_a_pair_of_pictures_is_enough_for_sincut_and_more_are_refused(
     assert found["source-as-it-is", "fid_crops"].samples == 4
     assert [p.name for p in pictures] == ["source", "target", "translation"]
     assert {p.pixels.shape for p in pictures} == {(72, 72, 3)}
+    assert notes(found.values()) == {}
+    retell(tmp_path / "work")
+    again, _ = run("single-image", settings, tmp_path / "work", data, "small")
+    assert notes(again.values()).keys() == {("sincut", "fid_crops"), ("sincut", "identity")}
     Image.new("RGB", (70, 70)).save(data / "single_image" / "trainA" / "second.png")
     with pytest.raises(ValueError, match="one of each"):
         run("single-image", settings, tmp_path / "work2", data, "small")

@@ -30,6 +30,7 @@ from gan_warping_tiny import (
     write_tree,
 )
 from gan_warping_tiny import PAPER as TINY
+from histories import notes, retell
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
@@ -279,15 +280,21 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def learnt(trained: object) -> tuple[dict[str, Tensor], str]:
+    """What an experiment's `train` gives."""
+    assert isinstance(trained, tuple)
+    return trained
+
+
 def test_an_edit_is_trained_once_and_scored_by_corrected_values(
     tree: Path, tmp_path: Path, light: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "retrained"
     train = experiment_of(key).train
     assert train is not None
-    trained = train(context_of(key, tmp_path, tree))
+    trained, told = learnt(train(context_of(key, tmp_path, tree)))
+    assert told == ""
     assert light == ["vgg"]
-    assert isinstance(trained, dict)
     (name,) = trained
     assert name == f"{layers(base())[8]}.weight"
     change = trained[name] - base().state_dict()[name]
@@ -296,14 +303,16 @@ def test_an_edit_is_trained_once_and_scored_by_corrected_values(
     with monkeypatch.context() as nothing:
         nothing.setattr(Training, "step", lambda *_, **__: pytest.fail("it was trained again"))
         found, pictures = run(key, tmp_path, tree)
+        assert notes(found.values()) == {}
+        retell(tmp_path)
+        assert notes(run(key, tmp_path, tree)[0].values()).keys() == found.keys()
     row = Row(released.RETRAINED, EDIT).key
     tests = read_warp_folder(tree / "gan_warping/data/cat/alien_eye/test", SIZE)
     values = by_hand(rendered(base(), torch.stack([p.latent for p in tests]), trained), tests)
     for column in set(COLUMNS) - CHAMFER:
         assert found[row, column].value == pytest.approx(corrected(values, column), rel=1e-5)
     assert [p.row for p in pictures] == [row]
-    other = train(context_of(key, tmp_path, tree, seed=1))
-    assert isinstance(other, dict)
+    other, _ = learnt(train(context_of(key, tmp_path, tree, seed=1)))
     assert not torch.equal(other[name], trained[name])
     assert len(list(tmp_path.glob(f"gan-warping-{EDIT}-*-seed1"))) == 1
 
@@ -317,7 +326,7 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
     assert train is not None
     monkeypatch.setattr(released, "load_lpips", lambda trunk, device: None)
     monkeypatch.setattr(released, "train_edit", functools.partial(train_edit, every=1))
-    straight = train(context_of("retrained", tmp_path / "a", tree, **recipe))
+    straight, _ = learnt(train(context_of("retrained", tmp_path / "a", tree, **recipe)))
     step, iterations = Training.step, []
 
     def killed(self: Training, *arguments: Any, **named: Any) -> dict[str, Tensor]:
@@ -331,10 +340,8 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
         train(context_of("retrained", tmp_path / "b", tree, **recipe))
     assert iterations == [0, 1]
     iterations[:] = [-1, -1, -1]
-    resumed = train(context_of("retrained", tmp_path / "b", tree, **recipe))
+    resumed, _ = learnt(train(context_of("retrained", tmp_path / "b", tree, **recipe)))
     assert iterations[3:] == [2, 3]
-    assert isinstance(straight, dict)
-    assert isinstance(resumed, dict)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from histories import BY_TWO, notes, retell
 from torch import nn
 
 from gengauge.benchmarks.core.claims import MIN_SEEDS, judge
@@ -329,6 +332,26 @@ def test_the_composition_takes_the_comparisons_trainings(
     assert [r.name for r in results if isinstance(r, Picture)] == ["held-out"]
 
 
+@pytest.mark.usefixtures("untrained")
+def test_rows_tell_which_of_their_edits_others_trained(
+    trained: tuple[Path, dict[str, list[Result]]], context: Context, tmp_path: Path
+) -> None:
+    here = replace(context, work=shutil.copytree(trained[0], tmp_path / "copy"))
+    for state in here.work.glob("gan-warping-*/step-*"):
+        if json.loads((state / "about.json").read_text())["config"]["edit"] == "ears":
+            retell(state)
+    for name in EDITS:
+        experiment = experiment_of(f"world-{name}")
+        assert notes(trained[1][name]) == {}
+        again = notes(experiment.run(small(experiment, here)))
+        base = Row(comparison.BASE, name).key
+        assert again.keys() == ({c for c in declared(experiment) if c[0] != base} if name == "ears" else set())
+        assert all(note.endswith(BY_TWO) for note in again.values())
+    told = notes(experiment_of("composition").run(small(experiment_of("composition"), here)))
+    assert {row for row, _ in told} == {composition.ALONE["ears"].key, composition.BOTH.key}
+    assert all(note.endswith(f"ears: {BY_TWO}") == (row == composition.BOTH.key) for (row, _), note in told.items())
+
+
 def test_published_settings_of_both_tables_are_one_training() -> None:
     s = experiment_of("composition").scales["quick"].settings
     assert s == experiment_of("samples").scales["quick"].settings
@@ -396,6 +419,11 @@ def test_samples_of_edits_that_change_nothing_are_the_bases(context: Context, mo
     changed = list(experiment.run(replace(start, settings=replace(settings, lesson=BRIEF))))
     for row in (*composition.SAMPLED.values(), composition.SAMPLED_BOTH):
         assert cells(changed)[row.key, "fid_base"] > 1e-5
+    assert notes(changed) == {}
+    retell(context.work)
+    again = notes(experiment.run(start))
+    assert {row for row, _ in again} == {row.key for row in (*composition.SAMPLED.values(), composition.SAMPLED_BOTH)}
+    assert again[composition.SAMPLED_BOTH.key, "diversity"] == f"ears: {BY_TWO}; nose: {BY_TWO}"
 
 
 def test_diversity_is_the_mean_distance_of_neighbours(cats: Generator) -> None:
@@ -473,8 +501,11 @@ def test_the_ablation_fills_its_rows(name: str, context: Context, monkeypatch: p
     assert asked == ([] if name == "L1" else ["vgg"])
     with monkeypatch.context() as nothing:
         nothing.setattr(Training, "step", lambda *_, **__: pytest.fail("it was trained again"))
-        found = cells(list(experiment.run(start)))
-    assert found.keys() == declared(experiment)
+        found = list(experiment.run(start))
+        assert notes(found) == {}
+        retell(context.work)
+        assert notes(experiment.run(start)).keys() == declared(experiment)
+    assert cells(found).keys() == declared(experiment)
     assert len(list(context.work.glob("gan-warping-*-seed1"))) == 1
 
 

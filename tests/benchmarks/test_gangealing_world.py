@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from histories import BY_TWO, notes, retell
 from skimage import data
 from torch import Tensor
 
@@ -253,6 +254,10 @@ def test_the_live_training_fills_its_table_and_its_curve(context: Context, monke
     drawn = Pairs(6).drawn(0)
     left = pck(drawn.hits(drawn.points[0::2, :, :2].numpy()))[list(ALPHAS).index("pck_20")]
     assert cells(results)[learning.LIVE.key, "pck_20_start"] == pytest.approx(left, abs=1e-6)
+    assert notes(results) == {}
+    retell(context.work)
+    again = notes(learning.EXPERIMENT.run(replace(context, settings=settings)))
+    assert again == dict.fromkeys(declared(learning.EXPERIMENT), BY_TWO)
 
 
 @pytest.mark.parametrize("row", list(ablation.RECIPES), ids=str)
@@ -270,6 +275,11 @@ def test_the_ablation_fills_its_rows(context: Context, row: Any, monkeypatch: py
     experiment.train(replace(context, settings=longer))  # another recipe is another training
     assert len(list(context.work.glob("gangealing-*"))) == 2
     assert cells(results).keys() == declared(experiment)
+    assert notes(results) == {}
+    retell(context.work)
+    again = notes(experiment.run(replace(context, settings=settings)))
+    assert again.keys() == declared(experiment)
+    assert all(note.endswith(f"; {BY_TWO}") for note in again.values())
 
 
 def test_what_is_left_out_in_the_ablation_is_left_out() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cifar_folder import Tiny, context, write_cifar
+from histories import BY_TWO, notes, retell
 
 from gengauge.benchmarks.core.experiments import Measurement, Picture
 from gengauge.benchmarks.papers.diffaugment import measure
@@ -22,7 +23,7 @@ from gengauge.benchmarks.papers.diffaugment.rows import paper_runs
 from gengauge.benchmarks.training import checkpoint
 from gengauge.benchmarks.training.batches import Batches
 from gengauge.benchmarks.training.checkpoint import load_newest
-from gengauge.benchmarks.training.loop import Diverged, Schedule, read_log, train
+from gengauge.benchmarks.training.loop import Diverged, Schedule, history, read_log, train
 from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.sets import DataNotFound, InMemory
 from gengauge.datasets.subsets import epoch_orders
@@ -94,6 +95,24 @@ def test_a_row_is_trained_sampled_and_scored(tmp_path: Path) -> None:
     # Done already: the same numbers come without training.
     again = list(measure.fill("row", columns, context(Tiny.run("biggan"), data, tmp_path)))
     assert [r for r in again if isinstance(r, Measurement)] == [r for r in results if isinstance(r, Measurement)]
+    assert notes(again) == {}
+    retell(tmp_path)
+    (told,) = notes(measure.fill("row", ("fid",), context(Tiny.run("biggan"), data, tmp_path))).values()
+    assert told == f"{final['fid'].note}; {BY_TWO}"
+
+
+@pytest.mark.parametrize(
+    ("processes", "code", "told"),
+    [
+        (1, ["mine"], ""),
+        (4, ["mine"], "trained by 4 processes"),
+        (1, ["theirs"], "trained by code theirs"),
+        (1, ["theirs", "mine"], "trained by code theirs, mine"),
+        (2, ["theirs"], "trained by 2 processes; trained by code theirs"),
+    ],
+)
+def test_what_others_trained_is_told(processes: int, code: list[str], told: str) -> None:
+    assert history({"processes": processes, "code": code, "threads": 1}, "mine") == told
 
 
 def test_repeated_evaluations_have_a_spread(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def aligned(context: Context) -> Iterator[Result]:
     s: Settings = context.settings
     model, asked = Model(context.device), prompts(s.sampling.prompts, context.seed, len(s.concepts))
     for row, source in s.sources:
-        delta = None if source is None else learnt(context, source, model)
-        yield from _row(context, model, asked, row, delta)
+        delta, told = (None, "") if source is None else learnt(context, source, model)
+        yield from _row(context, model, asked, row, delta, told)
 
 
 def compare(context: Context) -> Iterator[Result]:
@@ -72,34 +72,42 @@ def compare(context: Context) -> Iterator[Result]:
     model, asked = Model(context.device), prompts(s.sampling.prompts, context.seed)
     base = None  # its KID, which is that of tokens alone too: captions without them meet the same weights
     for row, source in s.sources:
-        delta = None if source is None else learnt(context, source, model)
-        yield from _row(context, model, asked, row, delta)
+        delta, told = (None, "") if source is None else learnt(context, source, model)
+        yield from _row(context, model, asked, row, delta, told)
         yield Measurement(row.key, SHARE.key, share(model, delta))
         if delta is not None and delta.weights:
-            forgotten, note = model.kid(delta, concept, s.sampling, context.seed), ""
+            forgotten, note = model.kid(delta, concept, s.sampling, context.seed), told
         else:
             base = model.kid(None, concept, s.sampling, context.seed) if base is None else base
             forgotten, note = base, "" if delta is None else "the base's, whose weights it has"
         yield Measurement(row.key, KID.key, forgotten, samples=s.sampling.captions, note=note)
 
 
-def _row(context: Context, model: Model, asked: Sequence[Asked], row: Row, delta: Delta | None) -> Iterator[Result]:
+def _row(
+    context: Context, model: Model, asked: Sequence[Asked], row: Row, delta: Delta | None, told: str
+) -> Iterator[Result]:
     concepts = context.settings.concepts
     names = [each.species if delta is None else each.phrase for each in concepts]
-    yield from drawn(context, model, asked, row.key, names, delta)
+    yield from drawn(context, model, asked, row.key, names, delta, told)
     if context.seed == 0 and row in (METHOD, TRAINED_HERE):
         taught = trained_pictures(concepts[0], context.seed)
         yield Picture(row.key, "taught", grid(taught.numpy(), PICTURES, 2), "The pictures that taught the concept")
 
 
 def drawn(
-    context: Context, model: Model, asked: Sequence[Asked], row: str, names: Sequence[str], delta: Delta | None
+    context: Context,
+    model: Model,
+    asked: Sequence[Asked],
+    row: str,
+    names: Sequence[str],
+    delta: Delta | None,
+    note: str = "",
 ) -> Iterator[Result]:
     """The alignment of a row's samples, in whose prompts concepts have these names; of seed 0 also some of them."""
     s: Settings = context.settings
     context.progress(0, 1, f"samples of {row}")
     made = model.sampled([each.filled(names) for each in asked], delta, s.sampling, context.seed)
-    yield from measurements(row, model.alignment(asked, made, s.concepts, context.seed), len(made))
+    yield from measurements(row, model.alignment(asked, made, s.concepts, context.seed), len(made), note)
     if context.seed == 0:
         told = "; ".join(each.filled(names) for each in asked[:SHOWN])
         yield Picture(row, "samples", grid(made[:SHOWN].numpy(), SHOWN // 2, 2), f"{row}: {told}")
@@ -117,14 +125,14 @@ def compressed(context: Context) -> Iterator[Result]:
     model, asked = Model(context.device), prompts(s.sampling.prompts, context.seed)
     ((_, source),) = s.sources
     assert source is not None
-    delta = learnt(context, source, model)
+    delta, told = learnt(context, source, model)
     base = dict(model.pipeline.unet.named_parameters())
     deltas = {at_rank(rank): compress_delta(delta, base, rank=rank) for rank in RANKS} | {FULL: delta}
     for done, (row, each) in enumerate(deltas.items()):
         context.progress(done, len(deltas), f"samples of {row}")
         made = model.sampled([text.filled([CAT.phrase]) for text in asked], each, s.sampling, context.seed)
         found = model.alignment(asked, made, (CAT,), context.seed)
-        yield from measurements(row.key, found, len(made))
+        yield from measurements(row.key, found, len(made), told)
         numbers = sum(u.numel() + v.numel() for u, v in each.factors.values()) + sum(
             weight.numel() for weight in each.weights.values()
         )

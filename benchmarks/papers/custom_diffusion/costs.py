@@ -25,6 +25,7 @@ from gengauge.benchmarks.papers.custom_diffusion.evaluation import Evaluation
 from gengauge.benchmarks.papers.custom_diffusion.merging import merged
 from gengauge.benchmarks.papers.custom_diffusion.methods import Settings
 from gengauge.benchmarks.papers.custom_diffusion.naming import alone, named_pair
+from gengauge.benchmarks.papers.custom_diffusion.rows import counted
 from gengauge.datasets.concept_sets import SetConcept, SetPair
 from gengauge.datasets.delta_files import write_delta
 from gengauge.datasets.deltas import Delta, whole
@@ -77,14 +78,15 @@ def compressed(context: Context) -> Iterator[Result]:
     """The size of a customisation whose changes are factors, the mean over concepts."""
     s: CompressedSettings = context.settings
     made = Evaluation(replace(context, settings=s.of))
-    sizes = []
+    sizes, told = [], []
     for subject in made.subjects:
-        delta = made.learnt(subject).delta
+        learnt = made.learnt(subject)
+        delta = learnt.delta
         assert delta is not None
+        told.append(learnt.history)
         sizes.append(bytes_of(compress_delta(delta, made.workshop.base, ratio=s.ratio), context.work) / MEGA)
-    yield Measurement(
-        s.of.row, "file_size", statistics.mean(sizes), samples=len(sizes), note=f"{min(sizes):.3g} to {max(sizes):.3g}"
-    )
+    note = "; ".join([f"{min(sizes):.3g} to {max(sizes):.3g}", *counted(told)])
+    yield Measurement(s.of.row, "file_size", statistics.mean(sizes), samples=len(sizes), note=note)
 
 
 # -- times -------------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def training_time(context: Context) -> Iterator[Result]:
     learnt = made.workshop.trained(subject, method, method.recipe, fresh=True)
     peak = torch.cuda.max_memory_allocated() if on_gpu else 0
     told = f"{method.recipe.iterations} iterations on one device"
-    yield Measurement(s.of.row, "training_time", learnt.seconds / 60, samples=1, note=told)
+    yield Measurement(s.of.row, "training_time", learnt.seconds / 60, samples=1, note=told).noted(learnt.history)
     if not s.memory:
         return
     if not on_gpu:
@@ -182,14 +184,18 @@ def weight_change(context: Context) -> Iterator[Result]:
     s: ChangeSettings = context.settings
     made = Evaluation(replace(context, settings=s.of))
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    told = []
     for subject in made.subjects:
-        delta = made.learnt(subject).delta
+        learnt = made.learnt(subject)
+        delta = learnt.delta
         assert delta is not None
+        told.append(learnt.history)
         base = {name: made.workshop.base[name] for name in delta.names}
         for kind, each in changes(base, whole(delta, base).weights).items():
             found[kind].append(statistics.mean(each))
+    note = "; ".join(counted(told))
     for kind, values in found.items():
-        yield Measurement(s.rows[kind], "weight_change", statistics.mean(values), samples=len(values))
+        yield Measurement(s.rows[kind], "weight_change", statistics.mean(values), samples=len(values), note=note)
 
 
 def changes(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -133,7 +133,7 @@ class Evaluation:
         if subject.name not in self._learnt:
             self._learnt.clear()
             self._learnt[subject.name] = self.workshop.learnt(subject, self.s.method)
-            self.sources[subject.name] = self._learnt[subject.name].source
+            self.sources[subject.name] = self._learnt[subject.name].origin
         return self._learnt[subject.name]
 
     def samples(self, subject: Subject) -> Path:

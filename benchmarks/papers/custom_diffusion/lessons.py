@@ -11,6 +11,7 @@ from gengauge.benchmarks.core.experiments import Context
 from gengauge.benchmarks.custom_pipeline import merge_deltas
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.custom_diffusion.world import Model
+from gengauge.benchmarks.training.loop import history
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.zoo import text_to_image
 from gengauge.benchmarks.zoo.captioned_animals import animals, caption
@@ -48,17 +49,17 @@ def lesson_of(source: Lesson | Kept) -> Lesson:
     return source.lesson if isinstance(source, Kept) else source
 
 
-def learnt(context: Context, source: Source, model: Model) -> Delta:
-    """The delta of a source; what is trained goes on from where an earlier job left it.
+def learnt(context: Context, source: Source, model: Model) -> tuple[Delta, str]:
+    """The delta of a source, and the `history` of its training, which goes on from where an earlier job left it.
 
     Raises what the training raises, and what `Customisation.load` does.
     """
     if isinstance(source, Kept):
         kept = CUSTOMISATIONS[source.key]
-        return kept.load(text_to_image.place(model.folder, kept.NAME))
+        return kept.load(text_to_image.place(model.folder, kept.NAME)), ""
     if isinstance(source, Lesson):
         processes, device = join(context.device)
-        return teach(
+        delta, trained = teach(
             source,
             context.work,
             seed=context.seed,
@@ -67,11 +68,15 @@ def learnt(context: Context, source: Source, model: Model) -> Delta:
             processes=processes,
             tell=context.progress,
             code=code_version(),
-        )[0]
-    deltas = [learnt(context, part, model) for part in source.parts]
+        )
+        return delta, history(trained.about, code_version())
+    found = [learnt(context, part, model) for part in source.parts]
+    deltas = [delta for delta, _ in found]
+    species = [[each.species for each in lesson_of(part).concepts] for part in source.parts]
+    told = "; ".join(f"{' and '.join(names)}: {each}" for names, (_, each) in zip(species, found, strict=True) if each)
     if not source.merged:
-        return Delta(tokens={token: each for delta in deltas for token, each in delta.tokens.items()})
-    return merged(model, deltas, [each.species for part in source.parts for each in lesson_of(part).concepts])
+        return Delta(tokens={token: each for delta in deltas for token, each in delta.tokens.items()}), told
+    return merged(model, deltas, [each for names in species for each in names]), told
 
 
 def merged(model: Model, deltas: Sequence[Delta], categories: Sequence[str]) -> Delta:

@@ -66,10 +66,13 @@ def measured(row: str, column: str, values: Sequence[Value]) -> Measurement:
 
 
 def _note(sources: Sequence[str], count: int) -> str:
-    told = [f"{sources.count(each)} of {len(sources)}: {each}" for each in dict.fromkeys(sources)]
-    if len(told) == 1:
-        told = [sources[0]]
-    return "; ".join([*([f"mean of {count}"] if count > 1 else []), *told])
+    return "; ".join([*([f"mean of {count}"] if count > 1 else []), *counted(sources)])
+
+
+def counted(told: Sequence[str]) -> list[str]:
+    """What is told of subjects, with the number of those that it is told of where that is not all."""
+    each = [words for words in dict.fromkeys(told) if words]
+    return each if len(set(told)) == 1 else [f"{told.count(words)} of {len(told)}: {words}" for words in each]
 
 
 def train(context: Context) -> None:
@@ -138,7 +141,7 @@ def coco_row(context: Context) -> Iterator[Result]:
         (subject,) = made.subjects
         name, learnt = subject.name, made.learnt(subject)
     value = made.fid(learnt, name, captions, pictures)
-    yield Measurement(s.of.row, "fid", value, samples=len(captions), note=learnt.source)
+    yield Measurement(s.of.row, "fid", value, samples=len(captions), note=learnt.origin)
 
 
 def check_of(s: Learning, data: Path | None) -> None:

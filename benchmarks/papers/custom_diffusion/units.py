@@ -33,6 +33,7 @@ from gengauge.benchmarks.papers.custom_diffusion.naming import Subject, alone, b
 from gengauge.benchmarks.training.concept_batches import Captioned, Concept
 from gengauge.benchmarks.training.customisation import train_concepts
 from gengauge.benchmarks.training.launch import launch
+from gengauge.benchmarks.training.loop import history
 from gengauge.benchmarks.training.processes import Processes, join
 from gengauge.datasets.concept_sets import ConceptSet, SetConcept, SetPair
 from gengauge.datasets.concept_sets_files import read_json
@@ -46,18 +47,28 @@ from gengauge.reference.custom_diffusion.tokens import single_ids, table
 from gengauge.reference.custom_diffusion.training import Recipe
 
 DELTA, ABOUT = "delta.safetensors", "about.json"
+EARLIER = {"processes": 1, "code": ["of an earlier version"]}  # which kept neither
 EVERY = 50  # iterations between two states
 CLASS_SEED = 1_000_000  # added for class pictures, so that no sample begins as the noise of one that taught
 
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """What was learnt (None: nothing), a digest of all that made it, where it came from, and what it took."""
+    """What was learnt (None: nothing), a digest of all that made it, where it came from, and what it took.
+
+    `history` is that of one training; those of several are told by the `source` of what they made together.
+    """
 
     delta: Delta | None
     digest: str
     source: str = "trained here"
     seconds: float = 0.0
+    history: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, with what is to be told of its training."""
+        return f"{self.source} ({self.history})" if self.history else self.source
 
 
 class Workshop:
@@ -105,7 +116,7 @@ class Workshop:
         second = self.learnt(alone(subject.second), method)
         assert second.delta is not None
         deltas = [first.delta, second.delta]
-        source = f"{first.source} and {second.source}" if first.source != second.source else first.source
+        source = f"{first.origin} and {second.origin}" if first.origin != second.origin else first.origin
         if method.pairing == "side by side":
             whole = Delta(tokens=tokens_of(deltas, both), base=first.delta.base)
             return Learnt(whole, digest(first.digest, second.digest, "side by side"), source)
@@ -139,8 +150,8 @@ class Workshop:
         assert found.delta is not None
         tokens = {**tokens_of([first.delta], [pair.first]), **found.delta.tokens}
         base = samples(self.base, found.delta.weights)
-        source = found.source if first.source == found.source else f"{first.source}, then {found.source}"
-        return replace(found, delta=Delta(found.delta.weights, tokens, base=base), source=source)
+        source = found.origin if first.origin == found.origin else f"{first.origin}, then {found.origin}"
+        return replace(found, delta=Delta(found.delta.weights, tokens, base=base), source=source, history="")
 
     def _train(
         self,
@@ -193,12 +204,14 @@ class Workshop:
                 )
                 if self.processes.main:
                     about = {"seconds": trained.seconds, "device": device_name(self.device), "recipe": repr(recipe)}
+                    about |= {key: trained.about[key] for key in ("processes", "code")}
                     write_text(folder / ABOUT, json.dumps(about, indent=1))
                     write_delta(folder / DELTA, delta)
                     shutil.rmtree(folder / "training")  # optimisers' states take twice the room of what they learn
                 self.processes.wait()
-            seconds = float(read_json(folder / ABOUT)["seconds"])
-            return Learnt(read_delta(folder / DELTA), key, seconds=seconds)
+            content = {**EARLIER, **read_json(folder / ABOUT)}
+            seconds, told = float(content["seconds"]), history(content, code_version())
+            return Learnt(read_delta(folder / DELTA), key, seconds=seconds, history=told)
 
     def _concepts(self, subject: Subject, method: Method) -> list[Concept]:
         """What a training is given. Words in place of tokens are given in order to the concepts that have one."""

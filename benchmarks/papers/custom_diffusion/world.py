@@ -163,10 +163,10 @@ class Model:
         return 1000 * mmd2(features(real, inception, device=self.device), extract(made, inception, device=self.device))
 
 
-def measurements(row: str, values: Mapping[str, float], samples: int) -> Iterator[Measurement]:
+def measurements(row: str, values: Mapping[str, float], samples: int, note: str = "") -> Iterator[Measurement]:
     """A row's values."""
     for column, value in values.items():
-        yield Measurement(row, column, value, samples=samples)
+        yield Measurement(row, column, value, samples=samples, note=note)
 
 
 def _inputs() -> tuple[Tensor, ...]:

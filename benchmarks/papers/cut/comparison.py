@@ -111,18 +111,19 @@ def scored(
     if test.judge is not None:
         truth = test.judge.truth(test.folders.a.files)
         for found in label_scores(s.row, test.judge.predict(pictures), truth, test.judge.classes):
-            yield replace(found, note=note)
+            yield found.noted(note)
     for found in test.distances.measure(s.row, pictures, s.columns):
-        yield replace(found, note="; ".join(filter(None, (found.note, note))))
+        yield found.noted(note)
 
 
 def compare(context: Context) -> Iterator[Result]:
     """One method on one set: trained or from the zoo, then scored."""
     s: Settings = context.settings
     test = open_test(s, context)
-    translator = trained(s.method, context)
+    translator, told = trained(s.method, context)
     results = results_of(s, context)
-    yield from score(s, context, translator, test, results)
+    for found in score(s, context, translator, test, results):
+        yield found.noted(told)
     if context.seed == 0:
         yield shown(s, test.folders, results)
 

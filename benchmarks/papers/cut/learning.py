@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +18,7 @@ from gengauge.benchmarks.papers.cut.methods import Method, plan
 from gengauge.benchmarks.papers.cut.scoring import Distances, label_scores
 from gengauge.benchmarks.papers.cut.sets import World
 from gengauge.benchmarks.segmenters import segment
-from gengauge.benchmarks.training.loop import Snapshot, Trainable
+from gengauge.benchmarks.training.loop import Snapshot, Trainable, history
 from gengauge.benchmarks.training.unpaired import train_unpaired
 from gengauge.benchmarks.zoo import meadows, segmenter, translators
 
@@ -80,9 +80,10 @@ def live(context: Context) -> Iterator[Result]:
     for point in found.curve:
         for column in SCORED:
             yield Measurement(LIVE.key, column, point[column], step=int(point["iteration"]), samples=s.scenes)
+    told = history(found.about, code_version())
     for column in SCORED:
-        yield Measurement(LIVE.key, column, found.curve[-1][column], samples=s.scenes)
-    yield Measurement(LIVE.key, "miou_start", found.curve[0]["miou"], samples=s.scenes)
+        yield Measurement(LIVE.key, column, found.curve[-1][column], samples=s.scenes, note=told)
+    yield Measurement(LIVE.key, "miou_start", found.curve[0]["miou"], samples=s.scenes, note=told)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def bounds(context: Context) -> Iterator[Result]:
         predictions = segment(judge, scored, context.device)
         yield from label_scores(row.key, iter(predictions), list(labels.numpy()), meadows.CLASSES)
         for found in distances.measure(row.key, compared, ("fid", "kid")):
-            yield replace(found, note="; ".join(filter(None, (found.note, "other scenes" if row is REAL else ""))))
+            yield found.noted("other scenes" if row is REAL else "")
 
 
 METHOD = Method(translators.RECIPES["cut"], World(translators.SET))

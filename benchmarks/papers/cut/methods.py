@@ -16,7 +16,7 @@ from gengauge.benchmarks.from_weights import filled
 from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.cut.loading import write_checkpoint
 from gengauge.benchmarks.papers.cut.sets import Set
-from gengauge.benchmarks.training.loop import Trained
+from gengauge.benchmarks.training.loop import Trained, history
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.unpaired import (
     Recipe,
@@ -59,19 +59,19 @@ def network(recipe: Recipe, weights: Mapping[str, Tensor]) -> nn.Module:
     return filled(empty, weights)
 
 
-def trained(method: Method, context: Context) -> nn.Module:
-    """The translator of a seed: the zoo's, or one that is trained now, goes on, or is found done.
+def trained(method: Method, context: Context) -> tuple[nn.Module, str]:
+    """The translator of a seed: the zoo's, or one that is trained now, goes on, or is found done; and its `history`.
 
     Raises ValueError for a seed that the zoo does not have.
     """
     if method.zoo is None:
         found = train(method, context)
         assert found is not None
-        return network(method.recipe, found.last)
+        return network(method.recipe, found.last), history(found.about, code_version())
     if context.seed not in SEEDS:
         known = ", ".join(map(str, SEEDS))
         raise ValueError(f"the zoo has translators of the seeds {known}; seed {context.seed} is for scale small")
-    return TRANSLATORS[method.zoo, context.seed].load()
+    return TRANSLATORS[method.zoo, context.seed].load(), ""
 
 
 def train(method: Method, context: Context) -> Trained | None:

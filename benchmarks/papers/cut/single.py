@@ -58,7 +58,7 @@ def single(context: Context) -> Iterator[Result]:
             "one of each"
         )
     inception = load_network("inception")
-    translator = trained(s.method, context)
+    translator, told = trained(s.method, context)
     assert isinstance(translator, StyleTranslator)
     generator = torch.Generator(context.device).manual_seed(context.seed)
     how = s.method.evaluation
@@ -67,10 +67,10 @@ def single(context: Context) -> Iterator[Result]:
     with torch.inference_mode():
         itself = translator(target[None].to(context.device), None, generator).cpu()
     distances = Distances.of(_crops(_grey(target), context.seed), inception, context.device)
-    for row, picture in ((TRANSLATED, made), (SOURCE, _grey(source))):
+    for row, picture, note in ((TRANSLATED, made, told), (SOURCE, _grey(source), "")):
         for found in distances.measure(row.key, _crops(picture, context.seed + 1), ("fid",)):
-            yield Measurement(row.key, "fid_crops", found.value, samples=CROPS, note=found.note)
-    yield Measurement(TRANSLATED.key, "identity", float((itself - target).abs().mean()), samples=1)
+            yield Measurement(row.key, "fid_crops", found.value, samples=CROPS, note=found.note).noted(note)
+    yield Measurement(TRANSLATED.key, "identity", float((itself - target).abs().mean()), samples=1, note=told)
     for name, picture, what in (
         ("source", _grey(source), "The source"),
         ("target", _grey(target), "The target"),

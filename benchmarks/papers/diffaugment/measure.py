@@ -26,7 +26,7 @@ from gengauge.benchmarks.papers.diffaugment.scoring import MODE, d_accuracy, gen
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.training.batches import Batches
 from gengauge.benchmarks.training.launch import together
-from gengauge.benchmarks.training.loop import Schedule, Snapshot, Trainable, Trained, step_seed, train
+from gengauge.benchmarks.training.loop import Schedule, Snapshot, Trainable, Trained, history, step_seed, train
 from gengauge.benchmarks.training.processes import Processes, join
 from gengauge.datasets import weights
 from gengauge.datasets.published import open_set
@@ -97,7 +97,8 @@ def _final(
 ) -> Iterator[Measurement]:
     """FID and Inception Score of the best snapshot, measured anew where the protocol repeats them."""
     run: Run = context.settings
-    note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}{_history(trained)}"
+    note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}"
+    note = "; ".join(filter(None, (note, history(trained.about, code_version()))))
     scores: Sequence[Mapping[str, float]] = [best]
     if run.protocol.repeats > 1:
         doing = "measuring the best snapshot again"
@@ -152,13 +153,6 @@ def averaged(
             run.protocol.samples,
             note=note,
         )
-
-
-def _history(trained: Trained) -> str:
-    """What a reader must know of a training that this code alone, in one process, did not do."""
-    processes, code = trained.about["processes"], trained.about["code"]
-    out = f"; trained by {processes} processes" if processes > 1 else ""
-    return out + (f"; trained by code {', '.join(code)}" if code != [code_version()] else "")
 
 
 def measure_file(columns: tuple[str, ...], context: Context, path: Path) -> dict[str, tuple[float, float]]:

@@ -55,7 +55,7 @@ def ablate(context: Context) -> Iterator[Result]:
     g = stylegan2_poses.load()
     held = held_out(g, (s.edit,), s.held_out, context.seed)
     found = learnt(context, s.edit, s.lesson, held, every=250)
-    yield from held.scored(s.row, pixels(g, held.ws, found.changed), Judges())
+    yield from held.scored(s.row, pixels(g, held.ws, found.changed), Judges(), found.history)
 
 
 EDIT = "ears"

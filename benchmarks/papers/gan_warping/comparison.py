@@ -67,7 +67,7 @@ def compare(context: Context) -> Iterator[Result]:
     for row, lesson in s.lessons:
         found = learnt(context, s.edit, lesson, held)
         made = pixels(g, held.ws, found.changed)
-        yield from held.scored(row.key, made, judges)
+        yield from held.scored(row.key, made, judges, found.history)
         for point in found.curve:
             for column in WATCHED:
                 yield Measurement(row.key, column, point[column], step=int(point["iteration"]), samples=s.held_out)

@@ -32,6 +32,7 @@ from gengauge.benchmarks.papers.gan_warping.figures import sheet
 from gengauge.benchmarks.papers.gan_warping.world import (
     Array,
     Judges,
+    Learnt,
     Lesson,
     held_out,
     learnt,
@@ -59,16 +60,24 @@ class Settings:
     samples: int = 100
 
 
-def edits_of(context: Context, s: Settings, g: Generator) -> dict[str, Mapping[str, Tensor]]:
-    """The changed weights of each edit, those of the comparison where it has trained them."""
-    return {
-        name: learnt(context, name, s.lesson, held_out(g, (name,), s.held_out, context.seed)).changed for name in NAMES
-    }
+def edits_of(context: Context, s: Settings, g: Generator) -> dict[str, Learnt]:
+    """Each edit, those of the comparison where it has trained them."""
+    return {name: learnt(context, name, s.lesson, held_out(g, (name,), s.held_out, context.seed)) for name in NAMES}
+
+
+def changed_by(edits: Mapping[str, Learnt]) -> dict[str, Mapping[str, Tensor]]:
+    """The changed weights of each edit."""
+    return {name: edit.changed for name, edit in edits.items()}
 
 
 def composed(g: Generator, edits: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The weights of all edits together, each at its full strength."""
     return compose(g.state_dict(), list(edits.values()), [1.0] * len(edits))
+
+
+def histories(edits: Mapping[str, Learnt]) -> str:
+    """What is to be told of the trainings of edits that are composed."""
+    return "; ".join(f"{name}: {edit.history}" for name, edit in edits.items() if edit.history)
 
 
 def compare(context: Context) -> Iterator[Result]:
@@ -78,10 +87,10 @@ def compare(context: Context) -> Iterator[Result]:
     edits = edits_of(context, s, g)
     held = held_out(g, NAMES, s.held_out, context.seed)
     yield from held.scored(UNEDITED.key, held.base, judges)
-    for name in NAMES:
-        yield from held.scored(ALONE[name].key, pixels(g, held.ws, edits[name]), judges)
-    made = pixels(g, held.ws, composed(g, edits))
-    yield from held.scored(BOTH.key, made, judges)
+    for name, edit in edits.items():
+        yield from held.scored(ALONE[name].key, pixels(g, held.ws, edit.changed), judges, edit.history)
+    made = pixels(g, held.ws, composed(g, changed_by(edits)))
+    yield from held.scored(BOTH.key, made, judges, histories(edits))
     if context.seed == 0:
         shown = np.stack([held.base, held.targets, made])[:, :SHOWN]
         yield Picture(
@@ -99,7 +108,9 @@ def sampled(context: Context) -> Iterator[Result]:
     judge, inception = Judges().lpips.to(context.device), load_network("inception")
     edits = edits_of(context, s, g)
     changed: dict[Row, Mapping[str, Tensor]] = {SAMPLED_BASE: {}, SAMPLED_OTHERS: {}}
-    changed |= {row: edits[name] for name, row in SAMPLED.items()} | {SAMPLED_BOTH: composed(g, edits)}
+    changed |= {row: edits[name].changed for name, row in SAMPLED.items()}
+    changed |= {SAMPLED_BOTH: composed(g, changed_by(edits))}
+    told = {row: edits[name].history for name, row in SAMPLED.items()} | {SAMPLED_BOTH: histories(edits)}
     # The base's other samples tell what a distance of so few is worth.
     ws, others = (
         mapped(g, latents(range(i, i + s.samples), g.z_dim)) for i in (FIRST_SAMPLE, FIRST_SAMPLE + s.samples)
@@ -107,13 +118,13 @@ def sampled(context: Context) -> Iterator[Result]:
     reference = None
     for done, (row, weights) in enumerate(changed.items()):
         context.progress(done, len(changed), f"samples of {row}")
-        made = pixels(g, others if row == SAMPLED_OTHERS else ws, weights)
+        made, note = pixels(g, others if row == SAMPLED_OTHERS else ws, weights), told.get(row, "")
         found = fit(extract(torch.from_numpy(made).permute(0, 3, 1, 2), inception, device=context.device))
         if reference is None:
             reference = found
         else:
-            yield Measurement(row.key, "fid_base", frechet_distance(reference, found), samples=s.samples)
-        yield Measurement(row.key, "diversity", diversity(judge, made), samples=s.samples)
+            yield Measurement(row.key, "fid_base", frechet_distance(reference, found), samples=s.samples, note=note)
+        yield Measurement(row.key, "diversity", diversity(judge, made), samples=s.samples, note=note)
 
 
 @torch.no_grad()

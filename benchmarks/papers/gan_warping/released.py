@@ -35,6 +35,7 @@ from gengauge.benchmarks.papers.gan_warping import scores
 from gengauge.benchmarks.papers.gan_warping.figures import sheet
 from gengauge.benchmarks.papers.gan_warping.loading import Edit, read_changed, stacked
 from gengauge.benchmarks.papers.gan_warping.plans import planned
+from gengauge.benchmarks.training.loop import history
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import grids_of, train_edit
 from gengauge.datasets import weights
@@ -164,8 +165,8 @@ def conventions(context: Context) -> Iterator[Result]:
         yield from scores.measurements(Row(method, s.edit.name).key, found, convention, missing=opened.judged.missing)
 
 
-def train_row(context: Context) -> dict[str, Tensor]:
-    """Trains a published edit from its training pictures, from where an earlier job left it."""
+def train_row(context: Context) -> tuple[dict[str, Tensor], str]:
+    """The published edit trained from its training pictures, from where an earlier job left it, and its `history`."""
     s: Settings = context.settings
     processes, device = join(context.device)
     distance = perceptual_loss("vgg", device)
@@ -178,7 +179,7 @@ def train_row(context: Context) -> dict[str, Tensor]:
     for tensor in (ws, grids, *base.state_dict().values()):
         seen.update(tensor.cpu().numpy().tobytes())
     digest = seen.hexdigest()[:12]
-    update, _ = train_edit(
+    update, trained = train_edit(
         s.recipe,
         base,
         ws,
@@ -192,16 +193,18 @@ def train_row(context: Context) -> dict[str, Tensor]:
         tell=context.progress,
         code=code_version(),
     )
-    return update.tensors()
+    return update.tensors(), history(trained.about, code_version())
 
 
 def retrained(context: Context) -> Iterator[Result]:
     """The edit trained here, by corrected scores."""
     s: Settings = context.settings
     opened = open_edit(s, context)
-    made = opened.made(s, train_row(context))
+    changed, told = train_row(context)
+    made = opened.made(s, changed)
     row = Row(RETRAINED, s.edit.name).key
-    yield from scores.measurements(row, opened.scored(made), missing=opened.judged.missing)
+    for found in scores.measurements(row, opened.scored(made), missing=opened.judged.missing):
+        yield found.noted(told)
     if context.seed == 0:
         yield figure(s, opened, row, made)
 

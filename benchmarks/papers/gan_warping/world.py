@@ -22,7 +22,7 @@ from gengauge.benchmarks.needs import weights_need
 from gengauge.benchmarks.papers.gan_warping.edits import EDITS, Warps, editable, together, warps
 from gengauge.benchmarks.papers.gan_warping.plans import planned
 from gengauge.benchmarks.papers.gan_warping.scores import fidelities, measurements
-from gengauge.benchmarks.training.loop import Snapshot, Trainable
+from gengauge.benchmarks.training.loop import Snapshot, Trainable, history
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import train_edit
 from gengauge.benchmarks.zoo import posed_cats, stylegan2_poses
@@ -63,10 +63,10 @@ class HeldOut:
     targets: Array
     masks: Array
 
-    def scored(self, row: str, pictures: Array, judges: Judges) -> Iterator[Measurement]:
-        """The row's values for pictures (N, R, R, 3) uint8 of these ws."""
+    def scored(self, row: str, pictures: Array, judges: Judges, note: str = "") -> Iterator[Measurement]:
+        """The row's values for pictures (N, R, R, 3) uint8 of these ws, with a note."""
         found = fidelities(pictures, self.targets, self.masks, judges.lpips, canny_edges)
-        return measurements(row, found)
+        return (one.noted(note) for one in measurements(row, found))
 
 
 class Judges:
@@ -92,11 +92,12 @@ def held_out(g: Generator, names: tuple[str, ...], count: int, seed: int) -> Hel
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """A trained edit: its factors, the changed weights by name, and how held-out pictures fared meanwhile."""
+    """A trained edit: its factors, the changed weights by name, how held-out pictures fared meanwhile, `history`."""
 
     update: Update
     changed: Mapping[str, Tensor]
     curve: tuple[Mapping[str, float], ...]
+    history: str
 
 
 @torch.no_grad()
@@ -165,7 +166,7 @@ def learnt(context: Context, name: str, lesson: Lesson, watched: HeldOut, every:
         tell=context.progress,
         code=code_version(),
     )
-    return Learnt(update, update.tensors(), tuple(trained.curve))
+    return Learnt(update, update.tensors(), tuple(trained.curve), history(trained.about, code_version()))
 
 
 def plan(*trunks: Trunk) -> Plan:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from gengauge.benchmarks.core.claims import Cell, Claim
 from gengauge.benchmarks.core.experiments import AtScale, Context, Experiment, Limits, Picture, Result
 from gengauge.benchmarks.core.tables import Row, Table
+from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.papers.gangealing.comparison import PROTOCOL
 from gengauge.benchmarks.papers.gangealing.evaluation import Protocol, congealed, transfer
 from gengauge.benchmarks.papers.gangealing.figures import averages
 from gengauge.benchmarks.papers.gangealing.scores import measurements
 from gengauge.benchmarks.papers.gangealing.trained import plan, train_from_zoo
 from gengauge.benchmarks.papers.gangealing.world import COLUMNS, SCORED, Pairs
-from gengauge.benchmarks.training.loop import Trained
+from gengauge.benchmarks.training.loop import Trained, history
 from gengauge.benchmarks.zoo import aligners
 from gengauge.reference.gangealing.training import Recipe
 
@@ -50,12 +51,14 @@ def train_row(context: Context) -> Trained:
 def ablate(context: Context) -> Iterator[Result]:
     """Trains and measures one row."""
     s: Settings = context.settings
+    trained = train_row(context)
     network = s.recipe.build()
-    network.load_state_dict(train_row(context).last)
+    network.load_state_dict(trained.last)
     network = network.to(context.device).eval()
     drawn = s.pairs.drawn(0)  # the same for all seeds, which are of the training
     found = transfer(network, drawn.batches(), s.protocol)
-    yield from measurements(s.row, drawn.hits(found.estimated_b), SCORED, context.seed)
+    told = history(trained.about, code_version())
+    yield from measurements(s.row, drawn.hits(found.estimated_b), SCORED, context.seed, note=told)
     if context.seed == 0:
         some = drawn.pictures[:100]
         after = congealed(network, some, s.protocol, s.pairs.size).cpu()

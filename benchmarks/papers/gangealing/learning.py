@@ -9,12 +9,13 @@ from typing import cast
 from gengauge.benchmarks.core.claims import Cell, Claim
 from gengauge.benchmarks.core.experiments import AtScale, Context, Experiment, Limits, Measurement, Result
 from gengauge.benchmarks.core.tables import Column, Row, Table
+from gengauge.benchmarks.jobs import code_version
 from gengauge.benchmarks.metrics.pck import pck
 from gengauge.benchmarks.papers.gangealing.comparison import PROTOCOL
 from gengauge.benchmarks.papers.gangealing.evaluation import Protocol, transfer
 from gengauge.benchmarks.papers.gangealing.trained import plan, train_from_zoo
 from gengauge.benchmarks.papers.gangealing.world import ALPHAS, COLUMNS, Pairs
-from gengauge.benchmarks.training.loop import Snapshot, Trainable
+from gengauge.benchmarks.training.loop import Snapshot, Trainable, history
 from gengauge.benchmarks.zoo import aligners
 from gengauge.reference.gangealing.training import Recipe, Transformer
 
@@ -51,9 +52,10 @@ def live(context: Context) -> Iterator[Result]:
     for point in found.curve:
         for column in ALPHAS:
             yield Measurement(LIVE.key, column, point[column], step=int(point["iteration"]), samples=s.pairs.count)
+    told = history(found.about, code_version())
     for column in ALPHAS:
-        yield Measurement(LIVE.key, column, found.curve[-1][column], samples=s.pairs.count)
-    yield Measurement(LIVE.key, START.key, found.curve[0]["pck_20"], samples=s.pairs.count)
+        yield Measurement(LIVE.key, column, found.curve[-1][column], samples=s.pairs.count, note=told)
+    yield Measurement(LIVE.key, START.key, found.curve[0]["pck_20"], samples=s.pairs.count, note=told)
 
 
 MINE = (*COLUMNS[: len(ALPHAS)], START)
