@@ -1,6 +1,6 @@
 """FID and KID of two folders, gengauge against clean-fid on the same network in alternation, and the parts.
 
-`make bench` takes two folders of 500 pictures (GENGAUGE_BENCH_PICTURES changes that); the tests take six.
+`make bench` takes two folders of 150 pictures (GENGAUGE_BENCH_PICTURES changes that); the tests take six.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def network() -> FeatureNetwork:
 
 
 def size(benchmark: BenchmarkFixture) -> int:
-    return int(os.environ.get("GENGAUGE_BENCH_PICTURES", "500")) if benchmark.enabled else 6
+    return int(os.environ.get("GENGAUGE_BENCH_PICTURES", "150")) if benchmark.enabled else 6
 
 
 def folder(path: Path, seed: int, count: int) -> Path:
