@@ -92,15 +92,16 @@ def sample(
     _begin(out, texts, {**settings, "weights": _digest(pipeline)})
     if group.main:
         group.wait()
-    left = group.share([name for name in texts if not (out / SAMPLES / f"{name}.png").is_file()])
+    left = [name for name in texts if not (out / SAMPLES / f"{name}.png").is_file()]
     group.wait()  # all look before one writes
-    for start in range(0, len(left), batch):
-        part = left[start : start + batch]
+    mine = group.share([left[start : start + batch] for start in range(0, len(left), batch)])
+    done, total = 0, sum(map(len, mine))
+    for part in mine:
 
         def stepped(
-            _: Any, step: int, time: Any, kept: dict[str, Any], start: int = start, part: Sequence[str] = part
+            _: Any, step: int, time: Any, kept: dict[str, Any], done: int = done, part: Sequence[str] = part
         ) -> dict[str, Any]:
-            tell("network steps", start * how.steps + (step + 1) * len(part), len(left) * how.steps)
+            tell("network steps", done * how.steps + (step + 1) * len(part), total * how.steps)
             return kept
 
         found = pipeline(
@@ -119,8 +120,9 @@ def sample(
                 raise ValueError(f"picture {name} holds no finite numbers; sample in float32")
             # Cut, not rounded, as the published sampler saves.
             write_png(out / SAMPLES / f"{name}.png", (picture * 255).to(torch.uint8).numpy(), texts[name])
+        done += len(part)
     group.wait()
-    return len(left)
+    return total
 
 
 def _check_tokens(prompts: Sequence[str], delta: Delta | None) -> None:

@@ -127,9 +127,10 @@ def select(
             continue
         experiment.check(at.settings, data)
         name = identity(at, experiment)
-        shared = processes if experiment.train is not None or experiment.generates else 1
+        trained = processes if experiment.train is not None else 1
+        shared = processes if scale in experiment.generates else trained
         for seed in range(at.seeds if seeds is None else seeds):
-            digest = _digest(source, experiment, at, seed, scale, device, name, code, shared, method)
+            digest = _digest(source, experiment, at, seed, scale, device, name, code, trained, method)
             jobs.append(Job(source, experiment.key, seed, scale, device, data, name, code, digest, shared, method))
     return sorted(jobs, key=lambda job: job.seed)
 
@@ -179,7 +180,7 @@ def own_experiment(paper: Paper, experiment: Experiment, method: MethodSource) -
 
     columns = tuple(c for c in experiment.columns if not opening.columns or c.key in opening.columns)
     return replace(
-        experiment, rows=rows, columns=columns, run=run, without=frozenset(), train=None, generates=False, measure=None
+        experiment, rows=rows, columns=columns, run=run, without=frozenset(), train=None, generates=(), measure=None
     )
 
 
@@ -299,7 +300,7 @@ def _digest(
         "versions": versions(),
         "weights": overrides(),
     }
-    if processes > 1:  # their batch norms see a share of a batch each
+    if processes > 1:  # that train: batch norms see a share of a batch each
         content["processes"] = processes
     if method is not None:
         content["method"] = (method.spec, method.digest)

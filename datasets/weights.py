@@ -11,6 +11,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from safetensors import safe_open
@@ -66,7 +67,11 @@ class WeightsNotFound(FileNotFoundError):
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
-        self.remedy = remedy
+        self.message, self.remedy = message, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error of a worker process reaches its parent as a pickle, and would be built from its message alone.
+        return type(self), (self.message, self.remedy)
 
 
 SIGE_MODELS = "https://www.cs.cmu.edu/~sige/resources/models"  # as in download_helper.py of lmxyy/sige

@@ -168,9 +168,9 @@ class Experiment:
 
     `check` looks at the user's data before any job starts and raises ValueError for what the experiment cannot use.
     `reads` tells which part of a folder of data sets it reads (None: the part is not there), by default all of it.
-    `train` is the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. One that
-    `generates` shares out what it generates over the context's processes. `measure` gives mean and standard deviation
-    of what a network in the user's file has by the same protocol, for `gengauge measure`.
+    `train` is the long part of `run` alone, for `gengauge train` in several processes: `run` finds it done. At the
+    scales of `generates`, what `run` generates is shared out over the context's processes, too. `measure` gives mean
+    and standard deviation of what a network in the user's file has by the same protocol, for `gengauge measure`.
     """
 
     key: str
@@ -186,7 +186,7 @@ class Experiment:
     without: frozenset[tuple[str, str]] = frozenset()
     reads: Callable[[Any, Path], Path | None] | None = None
     train: Callable[[Context], object] | None = None
-    generates: bool = False
+    generates: tuple[Scale, ...] = ()
     measure: Callable[[Context, Path], Mapping[str, tuple[float, float]]] | None = None
 
 

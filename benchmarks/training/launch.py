@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -47,6 +48,8 @@ def launch(function: Callable[..., T], arguments: tuple[Any, ...], count: int, t
     # Pickled here and as a whole: multiprocessing would put tensors in shared memory, which containers have little of.
     call = pickle.dumps((function, arguments))
     threads = torch.get_num_threads()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # the first of them works on the same GPU
     start: Any = multiprocessing.get_context("forkserver")  # this process may hold a GPU and threads
     start.set_forkserver_preload(PRELOAD)  # if none runs yet
     port = _free_port()
@@ -143,6 +146,7 @@ def _member(call: bytes, threads: int, index: int, count: int, port: int, pipe: 
         if index == 0:
             pipe.send_bytes(pickle.dumps(_Returned(value)))
     except Exception as error:  # noqa: BLE001 - whatever it is, the launching process raises it
+        traceback.print_exc()
         pipe.send(_sendable(error))
     else:
         _leave()

@@ -22,8 +22,10 @@ from gengauge.benchmarks.core.experiments import (
     Result,
 )
 from gengauge.benchmarks.core.tables import Column, PublishedNumber, tables_of
+from gengauge.benchmarks.training.launch import together
 from gengauge.benchmarks.training.processes import join
 from gengauge.benchmarks.training.warping import train_edit
+from gengauge.datasets.weights import WeightsNotFound
 from gengauge.reference.gan_warping.training import Recipe
 from gengauge.reference.gan_warping.warps import normalised_grid, pixel_grid, with_corners
 from gengauge.reference.nets.stylegan2.generator import Generator
@@ -81,6 +83,19 @@ def squares(parts: list[Tensor], tell: Progress) -> tuple[list[Tensor], int]:
     return processes.gathered([part * part for part in mine]), torch.get_num_threads()
 
 
+def count_processes(context: Context) -> Iterator[Result]:
+    """How many processes a job that trains nothing is given, by those that come when they are asked for."""
+    parts = [torch.zeros(1)] * 4
+    told: list[int] = []
+    together(squares, (parts,), context.processes, lambda done, total, doing: told.append(total))
+    yield Measurement("drawing", "l1", 0.0)
+    yield Measurement("drawing", "processes", len(parts) / told[0])
+
+
+def weights_are_missing(tell: Progress) -> None:
+    raise WeightsNotFound("no weights of a network here", "gengauge doctor")
+
+
 def leave_number(context: Context) -> bool:
     """Joins the others and leaves this process's number; whether it is the first."""
     processes, _ = join(context.device)
@@ -117,6 +132,11 @@ def experiment(row: str, train: object) -> Experiment:
     return Experiment(f"train-{row}", "shared", (row,), COLUMNS, scales, fill, train=train)  # type: ignore[arg-type]
 
 
+def drawing() -> Experiment:
+    scales = {"quick": AtScale(Settings(), 1, Limits(120, 4))}
+    return Experiment("draw", "shared", ("drawing",), COLUMNS, scales, count_processes, generates=("quick",))
+
+
 def _number(row: str) -> PublishedNumber:
     return PublishedNumber(
         "shared",
@@ -142,5 +162,6 @@ def paper(*experiments: Experiment) -> Paper:
 
 
 PAPER = paper(experiment("edit", train))
+DRAWS = paper(drawing())
 BAD = paper(experiment("dies", one_dies), experiment("refuses", one_refuses))
 WAITING = paper(experiment("waits", all_wait))

@@ -583,27 +583,23 @@ def test_a_training_that_was_stopped_goes_on_and_train_leaves_nothing_to_do(
     list(experiment.run(replace(context, settings=longer)))
 
 
-def test_two_processes_draw_what_one_does(tree: Path, tmp_path: Path) -> None:
-    context = context_of(ROW, tmp_path, tree)
-    told: list[tuple[int, int]] = []
+def test_two_processes_draw_what_one_does(tree: Path, work: Path, tmp_path: Path) -> None:
+    made = Evaluation(context_of(ROW, work, tree))
+    learnt = made.learnt(made.subjects[0])
+    assert learnt.delta is not None
     found = []
     for count in (1, 2):
-        here = replace(
-            context,
-            work=tmp_path / str(count),
-            processes=count,
-            progress=lambda done, total, doing: told.append((done, total)),
-        )
+        here = replace(context_of(ROW, tmp_path / str(count), tree), processes=count)
         workshop = units.Workshop(here, Evaluation(here).found)
-        drawing = replace(here.settings.drawing, each=3, batch=1)
-        folder = workshop.sampled("cats", units.Learnt(None, "base"), ["a cat", "a dog"], drawing)
+        drawing = replace(here.settings.drawing, each=5, batch=2)
+        folder = workshop.sampled("cats", learnt, ["<new1> cat"], drawing)
         found.append({path.name: path.read_bytes() for path in list_pictures(folder / SAMPLES)})
-        (folder / SAMPLES / "000004.png").unlink()  # as if the job had been stopped
-        assert workshop.sampled("cats", units.Learnt(None, "base"), ["a cat", "a dog"], drawing) == folder
-        assert (folder / SAMPLES / "000004.png").read_bytes() == found[-1]["000004.png"]
-    assert len(found[0]) == 6
+        for name in ("000002.png", "000003.png"):  # as if the job had been stopped
+            (folder / SAMPLES / name).unlink()
+        assert workshop.sampled("cats", learnt, ["<new1> cat"], drawing) == folder
+        assert {path.name: path.read_bytes() for path in list_pictures(folder / SAMPLES)} == found[-1]
+    assert len(found[0]) == 5
     assert found[0] == found[1]
-    assert told
 
 
 def test_what_is_measured_of_others_trainings_tells_so(

@@ -53,7 +53,8 @@ def test_a_published_state_dict_is_measured_like_a_training_state(tmp_path: Path
 
 def test_two_processes_sample_what_one_does(tmp_path: Path) -> None:
     run = Tiny.run("biggan")
-    run = replace(run, protocol=replace(run.protocol, samples=10))  # three batches: one process makes two of them
+    # Three batches each: one process makes two of them.
+    run = replace(run, protocol=replace(run.protocol, samples=10, statistics="accumulated", accumulated=12))
     here = context(run, write_cifar(tmp_path / "data", per_file=8), tmp_path)
     g, _ = run.recipe.networks()
     save_file({f"G_ema.{name}": value for name, value in g.state_dict().items()}, tmp_path / "state.safetensors")
@@ -197,7 +198,7 @@ def test_a_batch_of_samples_is_the_same_without_those_before_it(
     for mine in ((3,), (0, 2), (1, 3)):
         for number, made in zip(mine, scoring.samples(g, run, mine, 1, "cpu"), strict=True):
             assert torch.equal(made, whole[number])
-    monkeypatch.setattr(scoring, "_move_on", lambda g: None)
+    monkeypatch.setattr(scoring, "_move_on", lambda g, batches: None)
     (made,) = scoring.samples(g, run, (3,), 1, "cpu")
     assert torch.equal(made, whole[3]) is not moves, "power vectors move from batch to batch"
 
@@ -209,7 +210,7 @@ def test_accumulated_statistics_are_the_means_of_the_batches_moments() -> None:
     norm = next(m for m in g.modules() if isinstance(m, BatchNorm))
     inputs: list[torch.Tensor] = []
     handle = norm.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
-    scoring.accumulate_statistics(g, protocol, torch.Generator().manual_seed(0), "cpu")
+    scoring.accumulate_statistics(g, protocol, 0, "cpu")
     handle.remove()
     assert len(inputs) == 2
     assert torch.allclose(norm.stored_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0))

@@ -9,15 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from shared_training import squares
+from shared_training import squares, weights_are_missing
 from typer.testing import CliRunner, Result
 
 from gengauge.benchmarks import cli, machine, papers, runner
 from gengauge.benchmarks.core.store import read_records
 from gengauge.benchmarks.engine import Event, run_local
 from gengauge.benchmarks.jobs import select
-from gengauge.benchmarks.training.launch import check_room, together
+from gengauge.benchmarks.training.launch import check_room, launch, together
 from gengauge.benchmarks.training.loop import read_log
+from gengauge.datasets.weights import WeightsNotFound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,6 +84,22 @@ def test_parts_are_shared_and_come_back_in_order(count: int) -> None:
     assert told == [-(-5 // count)]
 
 
+def test_a_job_that_trains_nothing_generates_in_as_many(tmp_path: Path, only: pytest.MonkeyPatch) -> None:
+    only.setattr(papers, "SOURCES", ("shared_training:DRAWS",))
+    options = ("shared", "--scale", "quick", "--device", "cpu", "--out", str(tmp_path), "--num-processes", "2")
+    done = gengauge("run", *options)
+    assert done.exit_code == 0, done.output
+    assert read_records(tmp_path).set_index("column").loc["processes", "value"] == 2
+    assert "trains nothing that outlives its job" in gengauge("train", *options).output
+
+
+def test_what_is_missing_in_one_of_several_processes_keeps_its_remedy(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WeightsNotFound, match="no weights of a network here") as found:
+        launch(weights_are_missing, (), 2, lambda done, total, doing: None)
+    assert found.value.remedy == "gengauge doctor"
+    assert "in weights_are_missing" in capfd.readouterr().err
+
+
 def test_all_end_when_one_dies_and_its_error_is_told(tmp_path: Path, only: pytest.MonkeyPatch) -> None:
     only.setattr(papers, "SOURCES", ("shared_training:BAD",))
     options = ("--scale", "quick", "--device", "cpu", "--out", str(tmp_path), "--num-processes", "2")
@@ -114,8 +131,17 @@ def test_the_number_is_part_of_a_jobs_identity_where_there_is_a_training() -> No
     assert found("shared_training:PAPER", 1) != found("shared_training:PAPER", 2)
     assert found("toy_paper:PAPER", 1) == found("toy_paper:PAPER", 2)
     assert {count for count, _ in found("toy_paper:PAPER", 2)} == {1}
-    generates = [job for job in select(papers.SOURCES, ["sdedit"], "quick", 1, "cpu", None, 2) if job.processes == 2]
-    assert {job.experiment for job in generates} == {"church", "colours", "trade-off", "compositing"}
+
+
+def test_jobs_that_only_generate_are_the_same_by_any_number() -> None:
+    one, two = (select(papers.SOURCES, ["sdedit"], "small", 1, "cpu", None, count) for count in (1, 2))
+    assert [job.digest for job in one] == [job.digest for job in two]
+    assert {job.experiment: job.processes for job in two} == {
+        **dict.fromkeys(("church", "colours", "trade-off", "compositing"), 2),
+        "projector": 1,
+    }
+    quick = select(papers.SOURCES, ["sdedit"], "quick", 1, "cpu", None, 2)
+    assert {job.processes for job in quick} == {1}, "there the guides are one batch"
 
 
 @pytest.mark.parametrize(("options", "parallel"), [("1", 6), ("2", 3), ("4", 1), ("16", 1), ("2 --jobs 5", 5)])

@@ -97,8 +97,10 @@ def test_a_row_is_trained_sampled_and_scored(tmp_path: Path) -> None:
     assert [r for r in again if isinstance(r, Measurement)] == [r for r in results if isinstance(r, Measurement)]
     assert notes(again) == {}
     retell(tmp_path)
-    (told,) = notes(measure.fill("row", ("fid",), context(Tiny.run("biggan"), data, tmp_path))).values()
-    assert told == f"{final['fid'].note}; {BY_TWO}"
+    told = notes(measure.fill("row", columns, context(Tiny.run("biggan"), data, tmp_path)))
+    assert {column for _, column in told} == set(columns)
+    for (_, column), note in told.items():
+        assert note == "; ".join(filter(None, (final[column].note, BY_TWO)))
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ class Evaluation:
         self.subjects = subjects_of(s, self.found)
         self.missing = self._missing()
         self._look_for_training()
-        self.judges = loading.open_judges(s.columns, context.device)
-        self.workshop = Workshop(context, self.found)
+        self.workshop = Workshop(context, self.found)  # before the judges: it finds this process's own GPU
+        self.judges = loading.open_judges(s.columns, self.workshop.device)
         self._targets: dict[tuple[str, str], Array] = {}
         self._learnt: dict[str, Learnt] = {}  # of one subject at a time: a whole U-Net has 3.4 GB
         self.sources: dict[str, str] = {}

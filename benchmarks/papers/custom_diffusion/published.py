@@ -218,7 +218,7 @@ def _of(table: Table, settings: Iterable[Settings], protocol: Protocol) -> Itera
             columns=tuple(columns[key] for key in s.columns),
             scales={"paper": AtScale(s, 1, LIMITS, THREADS, rows.plan(s))},
             run=rows.row,
-            generates=True,
+            generates=("paper",),
             check=rows.check,
             protocol=protocol,
             reads=rows.reads,
@@ -239,7 +239,7 @@ def _coco(table: Table) -> Iterator[Experiment]:
             columns=table.columns,
             scales={"paper": AtScale(s, 1, LIMITS, THREADS, rows.coco_plan(s))},
             run=rows.coco_row,
-            generates=True,
+            generates=("paper",),
             check=rows.check_of,
             protocol=(
                 *PROTOCOL,

@@ -26,6 +26,7 @@ SNAPSHOT = ("snapshot", "lowest FID, the reported metric itself", "the same, and
 CIFAR_BIGGAN = (
     SNAPSHOT,
     ("GPUs", "2: batch norm over 25 pictures each", "as many as processes; alone, batch norm over 50; samples in 50s"),
+    ("power vectors", "the averaged generator's move on while it samples", "those of a copy do"),
     ("random numbers", "the published code's stream", "streams of this project, seeded for each iteration"),
 )
 TENSORFLOW = (

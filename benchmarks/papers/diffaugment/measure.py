@@ -75,12 +75,14 @@ def fill(row: str, columns: tuple[str, ...], context: Context, own: Replaced | N
                 yield Measurement(row, column, point[column], step=int(point["iteration"]))
     best = min((point for point in trained.curve if math.isfinite(point["fid"])), key=lambda point: point["fid"])
     last = trained.curve[-1]
-    yield from _final(row, columns, context, trained, best)
-    yield Measurement(row, "fid_last", last["fid"], samples=run.protocol.samples, note="the last snapshot")
-    yield Measurement(row, "best_iteration", best["iteration"])
+    told = history(trained.about, code_version())
+    for found in _final(row, columns, context, trained, best):
+        yield found.noted(told)
+    yield Measurement(row, "fid_last", last["fid"], samples=run.protocol.samples, note="the last snapshot").noted(told)
+    yield Measurement(row, "best_iteration", best["iteration"], note=told)
     for column in ("d_accuracy_train", "d_accuracy_test"):
         if column in columns:
-            yield Measurement(row, column, last[column], note="the last snapshot")
+            yield Measurement(row, column, last[column], note="the last snapshot").noted(told)
     if context.seed == 0:
         g = generator_of(run, trained.best, context.device)
         batches = range(math.ceil(SHOWN / run.protocol.batch))
@@ -98,7 +100,6 @@ def _final(
     """FID and Inception Score of the best snapshot, measured anew where the protocol repeats them."""
     run: Run = context.settings
     note = f"best of {len(trained.curve)} snapshots by FID, at iteration {int(best['iteration'])}"
-    note = "; ".join(filter(None, (note, history(trained.about, code_version()))))
     scores: Sequence[Mapping[str, float]] = [best]
     if run.protocol.repeats > 1:
         doing = "measuring the best snapshot again"

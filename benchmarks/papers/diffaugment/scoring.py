@@ -32,7 +32,7 @@ from gengauge.reference.nets.stylegan2.generator import Generator as StyleGAN2
 
 Array = np.ndarray[Any, Any]
 MODE: Mode = "legacy_tensorflow"  # the published Inception graphs resize inside, TensorFlow 1's way
-DRAWN, ACCUMULATED = 0, (1, 0)  # what a sampling's seed is mixed with: for its batches, and for statistics before them
+DRAWN, ACCUMULATED = 0, 1  # what a sampling's seed is mixed with: for its batches, and for statistics before them
 
 
 def score(
@@ -50,7 +50,7 @@ def score(
     """
     group = group or Processes()
     mine = group.share(range(math.ceil(run.protocol.samples / run.protocol.batch)))
-    found = [extract(made.cpu(), inception, MODE, device) for made in samples(g, run, mine, seed, device)]
+    found = [extract(made.cpu(), inception, MODE, device) for made in samples(g, run, mine, seed, device, group)]
     together = group.gathered(found)
     return _scores(np.concatenate(together), run, inception, reference) if reference is not None else {}
 
@@ -76,7 +76,9 @@ def _scores(features: Array, run: Run, inception: FeatureNetwork, reference: Gau
 
 
 @torch.no_grad()
-def samples(g: nn.Module, run: Run, batches: Iterable[int], seed: int, device: str) -> Iterator[Tensor]:
+def samples(
+    g: nn.Module, run: Run, batches: Iterable[int], seed: int, device: str, group: Processes | None = None
+) -> Iterator[Tensor]:
     """Batches of samples by ascending number: uint8, or float32 grey levels where the protocol does not round.
 
     A batch has noise of its own and is the same whichever others are made beside it. A BigGAN under the CIFAR protocol
@@ -89,29 +91,27 @@ def samples(g: nn.Module, run: Run, batches: Iterable[int], seed: int, device: s
     if isinstance(g, BigGAN):
         g.train()
         if p.statistics == "accumulated":
-            generator.manual_seed(step_seed(seed, *ACCUMULATED))
-            accumulate_statistics(g, p, generator, device)
+            accumulate_statistics(g, p, seed, device, group)
             g.eval()
         make: Callable[[], Tensor] = partial(_biggan_batch, g, p.batch, generator, device)
     else:
         assert isinstance(g, StyleGAN2)
         g.eval()
         make = partial(_stylegan2_batch, g, p.batch, generator, device)
-    following = 0
+    done = 0
     for number in batches:
-        if g.training:
-            for _ in range(number - following):
-                _move_on(g)
+        _move_on(g, number - done)
         generator.manual_seed(step_seed(seed, DRAWN, number))
         yield grey_levels(make(), run)
-        following = number + 1
+        done = number + 1
 
 
-def _move_on(g: nn.Module) -> None:
-    """Moves power vectors as a batch would that another process makes."""
-    for module in g.modules():
-        if isinstance(module, SpectralNorm):
-            module.normalised()
+def _move_on(g: nn.Module, batches: int) -> None:
+    """Moves power vectors as so many batches would that other processes make; in eval mode they stay."""
+    layers = [module for module in g.modules() if isinstance(module, SpectralNorm)] if g.training else []
+    for _ in range(batches):
+        for layer in layers:
+            layer.normalised()
 
 
 def _biggan_batch(g: BigGAN, batch: int, generator: torch.Generator, device: str) -> Tensor:
@@ -124,8 +124,14 @@ def _stylegan2_batch(g: StyleGAN2, batch: int, generator: torch.Generator, devic
     return g(z, None, generator=generator)
 
 
-def accumulate_statistics(g: BigGAN, protocol: Protocol, generator: torch.Generator, device: str) -> None:
-    """Sets each batch norm's statistics to the means of its batches' moments over many samples (compare_gan)."""
+def accumulate_statistics(
+    g: BigGAN, protocol: Protocol, seed: int, device: str, group: Processes | None = None
+) -> None:
+    """Sets each batch norm's statistics to the means of its batches' moments over many samples (compare_gan).
+
+    Several processes share the batches.
+    """
+    group = group or Processes()
     sums: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -136,13 +142,19 @@ def accumulate_statistics(g: BigGAN, protocol: Protocol, generator: torch.Genera
     norms = [module for module in g.modules() if isinstance(module, BatchNorm)]
     handles = [norm.register_forward_pre_hook(add) for norm in norms]
     count = math.ceil(protocol.accumulated / protocol.batch)
-    for _ in range(count):
+    generator, done = torch.Generator(device), 0
+    for number in group.share(range(count)):
+        _move_on(g, number - done)
+        generator.manual_seed(step_seed(seed, ACCUMULATED, number))
         _biggan_batch(g, protocol.batch, generator, device)
+        done = number + 1
+    _move_on(g, count - done)
     for handle in handles:
         handle.remove()
-    for norm in norms:
-        norm.stored_mean.copy_(sums[norm][0] / count)
-        norm.stored_var.copy_(sums[norm][1] / count)
+    shares = group.gathered([[[moment.cpu() for moment in sums[norm]] for norm in norms] if sums else []])
+    for norm, *parts in zip(norms, *filter(None, shares), strict=True):
+        norm.stored_mean.copy_(sum(mean for mean, _ in parts) / count)
+        norm.stored_var.copy_(sum(variance for _, variance in parts) / count)
 
 
 @torch.no_grad()

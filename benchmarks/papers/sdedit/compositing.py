@@ -26,7 +26,7 @@ from gengauge.benchmarks.features.perceptual import load_lpips
 from gengauge.benchmarks.metrics.faithfulness import masked_lpips
 from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
-from gengauge.benchmarks.papers.sdedit.runs import WORLD, Editor, Sampling, l2, steps_of
+from gengauge.benchmarks.papers.sdedit.runs import SHARED, WORLD, Editor, Sampling, l2, steps_of
 from gengauge.benchmarks.papers.sdedit.strokes import INFERRED, SHOWN
 from gengauge.benchmarks.pictures import grid
 from gengauge.benchmarks.zoo import ddpm_cat
@@ -194,7 +194,7 @@ EXPERIMENT = Experiment(
     scales={
         "quick": _at(Settings(WORLD, 32, _USUAL), 3, Limits(900, 6), *STAND_IN),
         "small": _at(
-            Settings(WORLD, 300, Sampling("zoo", t0=0.3, steps_per_unit=200, clamp=True, batch=300)),
+            Settings(WORLD, 300, Sampling("zoo", t0=0.3, steps_per_unit=200, clamp=True, batch=50)),
             3,
             Limits(6 * 3600, 16),
             *STAND_IN,
@@ -207,7 +207,7 @@ EXPERIMENT = Experiment(
         ),
     },
     run=compositing,
-    generates=True,
+    generates=SHARED,
     protocol=(
         INFERRED[0],
         ("masked LPIPS", "follows Bau et al. 2020; network not told", "VGG16, mean of the map outside (inferred)"),

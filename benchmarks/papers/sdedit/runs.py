@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gengauge.benchmarks.core.experiments import Context, Measurement, Need, Progress
+from gengauge.benchmarks.core.experiments import Context, Measurement, Need, Progress, Scale
 from gengauge.benchmarks.core.statistics import t_interval
 from gengauge.benchmarks.features.cache import features
 from gengauge.benchmarks.features.extract import extract
@@ -33,6 +33,7 @@ from gengauge.reference.sdedit.editing import Behaviour, Network, Step, edit, ed
 from gengauge.reference.sdedit.schedule import DDPM, VESchedule
 
 WORLD = "world"
+SHARED: tuple[Scale, ...] = ("small", "paper")  # where guides are several batches
 Tell = Callable[[int, int], None]
 
 
@@ -160,17 +161,18 @@ class Editor:
     """Edits guides by the seed of a job, in as many processes as it has."""
 
     def __init__(self, context: Context, *priors: str) -> None:
-        """Loads priors by key where this process edits alone; raises what their `load` raises."""
+        """Loads priors by key, so that one that is missing is told at once; raises what their `load` raises."""
         self.context = context
-        self.networks = {key: PRIORS[key].load(context.device) for key in priors} if context.processes < 2 else {}
+        self.networks = {key: PRIORS[key].load(context.device) for key in priors}
 
     def __call__(self, s: Sampling, guides: Tensor, tell: Tell, editable: Tensor | None = None) -> Tensor:
         """Results uint8 (N, 3, R, R) on the CPU of guides uint8 (N, 3, R, R); `editable` bool (N, 1, R, R)."""
         seed, device = self.context.seed, self.context.device
-        if self.context.processes < 2:
+        count = min(self.context.processes, math.ceil(len(guides) / s.batch))
+        if count < 2:
             return run_edit(self.networks[s.prior], s, guides, seed, device, editable, tell)
         arguments = (s, guides, seed, device, editable)
-        return launch(_edit_together, arguments, self.context.processes, lambda done, total, doing: tell(done, total))
+        return launch(_edit_together, arguments, count, lambda done, total, doing: tell(done, total))
 
 
 def _edit_together(

@@ -28,6 +28,7 @@ from gengauge.benchmarks.metrics.quantise import to_uint8
 from gengauge.benchmarks.needs import data_need, weights_need
 from gengauge.benchmarks.papers.sdedit.priors import PRIORS
 from gengauge.benchmarks.papers.sdedit.runs import (
+    SHARED,
     WORLD,
     Editor,
     Pictures,
@@ -242,7 +243,7 @@ def _shown(row: str, name: str, alt: str, guides: Tensor, results: Tensor) -> Pi
 # The same noise hides more of a picture of 32 px than of one of 256 px, where it averages out over more of them.
 SMALL_PICTURES_T0 = 0.3
 QUICK = Sampling("zoo", steps_per_unit=24, clamp=True, batch=24)
-SMALL = replace(QUICK, steps_per_unit=200, batch=300)
+SMALL = replace(QUICK, steps_per_unit=200, batch=50)
 WORLD_QUICK, WORLD_SMALL = Pictures(WORLD, 24, 192), Pictures(WORLD, 300, 1000)
 
 STAND_IN = (
@@ -315,7 +316,7 @@ def _simulated(
         columns=tuple(COLUMNS.values()),
         scales=scales,
         run=simulated,
-        generates=True,
+        generates=SHARED,
         protocol=INFERRED,
         reads=lambda settings, root: data_set(source).find(root),
     )
@@ -379,7 +380,7 @@ def _trade_off() -> Experiment:
             ),
         },
         run=trade_off,
-        generates=True,
+        generates=SHARED,
         protocol=INFERRED,
         axis=AXIS,
         without=frozenset([(row.key, column) for row in LINES.values() for column in COLUMNS] + [(FRESH.key, "l2")]),
@@ -401,7 +402,7 @@ def _by_hand() -> Experiment:
             "paper": AtScale(ByHand(row, source, Sampling("bedroom", batch=8)), 1, Limits(7 * 24 * 3600, 64), plan=plan)
         },
         run=by_hand,
-        generates=True,
+        generates=SHARED,
         protocol=(INFERRED[0], ("strokes", "the paper's, by hand; not published", "those in your folder")),
         reads=lambda settings, root: data_set(source).find(root),
     )

@@ -92,16 +92,17 @@ def fidelity(context: Context) -> Iterator[Result]:
     """Edits the whole set, dense and sparse, in as many processes as the job has, and scores both."""
     s: Settings = context.settings
     labels, inception = NETWORKS[s.network].labels, load_network("inception")
-    scores = together(edit_and_score, (s, context.data, context.device), context.processes, context.progress)
-    no_segmenter = _segmenter(context.device)[1] if labels else ""
+    scores, no_segmenter = together(
+        edit_and_score, (s, context.data, context.device), context.processes, context.progress
+    )
     photographs = CityscapesEdits(_root(CITYSCAPES, context.data)).folder / "images" if labels else None
     reference, missing = _reference(photographs, context.data, inception, context.device)
     for way, row in (("dense", s.dense_row), ("sparse", s.sparse_row)):
         yield from _measurements(row, scores[way], way == "sparse", reference, missing, labels, no_segmenter)  # type: ignore[index]
 
 
-def edit_and_score(s: Settings, root: Path | None, device: str, tell: Progress) -> dict[Way, Scores]:
-    """Scores of the dense and the sparse results of a set; several processes share its edits.
+def edit_and_score(s: Settings, root: Path | None, device: str, tell: Progress) -> tuple[dict[Way, Scores], str]:
+    """Scores of the dense and the sparse results of a set, and why there is no segmenter; processes share the edits.
 
     Raises WeightsNotFound, DataNotFound and ValueError as what it loads.
     """
@@ -110,9 +111,8 @@ def edit_and_score(s: Settings, root: Path | None, device: str, tell: Progress) 
     inception, lpips = load_network("inception"), lpips_of_pictures(device)
     module = load_published(network.build(True), PUBLISHED[s.network])
     results: Iterable[Results]
-    segment = None
+    segment, no_segmenter = _segmenter(device) if network.labels else (None, "")
     if network.labels:
-        segment, _ = _segmenter(device)
         maps = CityscapesEdits(_root(CITYSCAPES, root), size=network.size)
         mine = group.share(range(len(maps)))
         results = edit_label_maps(module, network.policy, network.recipe, maps, device, mine)
@@ -126,7 +126,7 @@ def edit_and_score(s: Settings, root: Path | None, device: str, tell: Progress) 
 
         results = edit_churches(module, network.policy, network.recipe, churches, device, sampling, stepped, mine)
     found = score_results(results, lpips, inception, device, lambda done: tell(done, len(mine), "edits"), segment)
-    return merged(group.gathered([found]))
+    return merged(group.gathered([found])), no_segmenter
 
 
 def merged(parts: Sequence[Mapping[Way, Scores]]) -> dict[Way, Scores]:
@@ -297,7 +297,7 @@ def experiments(tables: tuple[Table, ...]) -> tuple[Experiment, ...]:
                 columns=columns,
                 scales={"paper": AtScale(s, 1, Limits(14 * 24 * 3600, 64), threads=8, plan=_plan(s.network))},
                 run=fidelity,
-                generates=True,
+                generates=("paper",),
                 protocol=PROTOCOL,
                 reads=lambda settings, root: data_set(CITYSCAPES if NETWORKS[settings.network].labels else CHURCH).find(
                     root
