@@ -23,7 +23,7 @@ from gengauge.benchmarks.papers.diffaugment.rows import paper_runs
 from gengauge.benchmarks.training import checkpoint
 from gengauge.benchmarks.training.batches import Batches
 from gengauge.benchmarks.training.checkpoint import load_newest
-from gengauge.benchmarks.training.loop import Diverged, Schedule, history, read_log, train
+from gengauge.benchmarks.training.loop import Diverged, Schedule, history, read_log, step_seed, train
 from gengauge.benchmarks.training.processes import Processes
 from gengauge.datasets.sets import DataNotFound, InMemory
 from gengauge.datasets.subsets import epoch_orders
@@ -147,6 +147,15 @@ def test_two_processes_train_with_averaged_gradients(tmp_path: Path) -> None:
     digests = dict(re.findall(r"weights of process (\d): ([0-9a-f]{64})", done.stdout))
     assert sorted(digests) == ["0", "1"]
     assert len(set(digests.values())) == 1, "the processes' weights went apart"
+    # What both have sampled before the first step is what one samples.
+    state = load_newest(next((tmp_path / "training").iterdir()))
+    assert state is not None
+    run, here = Tiny.run("stylegan2"), context(Tiny.run("stylegan2"), data, tmp_path)
+    torch.manual_seed(here.seed)
+    g = measure.build(run, "cpu", Processes()).networks["G_ema"]
+    judges = measure.judges_of(run, here, lambda done, total: None)
+    expected = measure.score(g, run, *judges, step_seed(here.seed, measure.SAMPLING, 0), "cpu")["fid"]
+    assert state.about["curve"][0]["fid"] == pytest.approx(expected, rel=1e-5)
 
 
 def simple(folder: Path, iterations: int = 4, config: str = "a", log_every: int = 1, **more: object) -> object:
