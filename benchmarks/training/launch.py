@@ -37,6 +37,16 @@ class _Returned:
     value: Any
 
 
+@dataclass(frozen=True)
+class _Raised:
+    error: Exception
+    where: str
+
+
+class _There(Exception):
+    """Where an error was raised in another process: a cause to be printed with it."""
+
+
 def launch(function: Callable[..., T], arguments: tuple[Any, ...], count: int, tell: Tell) -> T:
     """Calls `function(*arguments, tell)` in `count` new processes, which find each other by `processes.join`.
 
@@ -106,8 +116,8 @@ def _watch(members: list[tuple[BaseProcess, Connection]], tell: Tell) -> object:
                     message = pipe.recv()
                     if isinstance(message, _Returned):
                         value = message.value
-                    elif isinstance(message, Exception):
-                        raise message
+                    elif isinstance(message, _Raised):
+                        raise message.error from _There(f"\n{message.where}")
                     else:
                         tell(*message)
             except EOFError:
@@ -146,8 +156,7 @@ def _member(call: bytes, threads: int, index: int, count: int, port: int, pipe: 
         if index == 0:
             pipe.send_bytes(pickle.dumps(_Returned(value)))
     except Exception as error:  # noqa: BLE001 - whatever it is, the launching process raises it
-        traceback.print_exc()
-        pipe.send(_sendable(error))
+        pipe.send(_Raised(_sendable(error), traceback.format_exc()))
     else:
         _leave()
     pipe.close()

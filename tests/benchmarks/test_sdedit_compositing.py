@@ -100,7 +100,7 @@ def test_own_composites_are_blended_by_the_published_prior_in_any_layout(
     cells = values(found)
     # The same from the network itself.
     parts = compositing._own_parts(context_of(published(), "paper", data=data))
-    edited = run_edit(network, published().sampling, parts.composite, torch.Generator().manual_seed(0), parts.pasted)
+    edited = run_edit(network, published().sampling, parts.composite, 0, "cpu", parts.pasted)
     assert cells[SDEDIT, "l2"] == runs.l2(SDEDIT, parts.composite, edited).value
     away = (edited.float() - parts.original.float()).permute(0, 2, 3, 1)[~parts.pasted[:, 0]]
     assert cells[SDEDIT, "outside"] == pytest.approx(away.square().mean().sqrt().item())
@@ -123,7 +123,8 @@ def test_at_the_published_number_of_steps_the_picture_outside_is_kept(
         lambda x, sigma: torch.zeros_like(x),
         settings.sampling,
         flat,
-        torch.Generator().manual_seed(0),
+        0,
+        "cpu",
         parts.pasted,
     )
     away = (out.float() - 128).permute(0, 2, 3, 1)[~parts.pasted[:, 0]].square().mean().sqrt().item()

@@ -132,29 +132,28 @@ def accumulate_statistics(
     Several processes share the batches.
     """
     group = group or Processes()
-    sums: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
-        before = sums.get(module, (torch.zeros_like(mean), torch.zeros_like(variance)))
-        sums[module] = (before[0] + mean, before[1] + variance)
-
     norms = [module for module in g.modules() if isinstance(module, BatchNorm)]
-    handles = [norm.register_forward_pre_hook(add) for norm in norms]
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[module] = inputs[0].mean((0, 2, 3)).cpu(), inputs[0].var((0, 2, 3), unbiased=False).cpu()
+
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
     count = math.ceil(protocol.accumulated / protocol.batch)
-    generator, done = torch.Generator(device), 0
+    generator, done, mine = torch.Generator(device), 0, []
     for number in group.share(range(count)):
         _move_on(g, number - done)
         generator.manual_seed(step_seed(seed, ACCUMULATED, number))
         _biggan_batch(g, protocol.batch, generator, device)
+        mine.append([seen[norm] for norm in norms])
         done = number + 1
     _move_on(g, count - done)
     for handle in handles:
         handle.remove()
-    shares = group.gathered([[[moment.cpu() for moment in sums[norm]] for norm in norms] if sums else []])
-    for norm, *parts in zip(norms, *filter(None, shares), strict=True):
-        norm.stored_mean.copy_(sum(mean for mean, _ in parts) / count)
-        norm.stored_var.copy_(sum(variance for _, variance in parts) / count)
+    # In the order of the batches, so that sums are rounded alike in any number of processes.
+    for norm, *moments in zip(norms, *group.gathered(mine), strict=True):
+        norm.stored_mean.copy_(sum(mean for mean, _ in moments) / count)
+        norm.stored_var.copy_(sum(variance for _, variance in moments) / count)
 
 
 @torch.no_grad()
