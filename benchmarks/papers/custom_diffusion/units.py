@@ -71,6 +71,16 @@ class Learnt:
         return f"{self.source} ({self.history})" if self.history else self.source
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Samples of prompts that a model with a delta is to draw into a folder."""
+
+    prompts: Sequence[str]
+    folder: Path
+    drawing: Drawing
+    delta: Delta | None
+
+
 class Workshop:
     """A row's model, opened once, and where its deltas and samples are kept."""
 
@@ -242,7 +252,8 @@ class Workshop:
         total, half = len(prompts) * drawing.each, drawing.autocast and self.device == "cuda"
         how = replace(drawing.how, seed=drawing.how.seed + self.context.seed)
         key = digest(learnt.digest, list(prompts), drawing.each, how, half, self.digest, self.device)
-        folder, drawing = self.folder / "samples" / f"{name.replace(' ', '_')}-{key}", replace(drawing, how=how)
+        folder = self.folder / "samples" / f"{name.replace(' ', '_')}-{key}"
+        wanted = Wanted(prompts, folder, replace(drawing, how=how), learnt.delta)
 
         def waiting() -> None:
             self.tell(0, total, f"{name}: another job draws the same samples")
@@ -255,46 +266,28 @@ class Workshop:
             left = total - len(list((folder / SAMPLES).glob("*.png")))
             self.processes.wait()  # all count before one draws
             if left and self.context.processes > 1:
-                arguments = (self.context.data, prompts, folder, drawing, learnt.delta, self.device)
-                launch(_draw_together, arguments, self.context.processes, tell)
+                launch(_draw_together, (self.context.data, wanted, self.device), self.context.processes, tell)
             elif left:
-                _draw(self.fresh(), prompts, folder, drawing, learnt.delta, self.device, tell, self.processes)
+                _draw(self.fresh(), wanted, self.device, tell, self.processes)
         return folder
 
 
-def _draw_together(
-    data: Path | None,
-    prompts: Sequence[str],
-    folder: Path,
-    drawing: Drawing,
-    delta: Delta | None,
-    device: str,
-    tell: Progress,
-) -> None:
+def _draw_together(data: Path | None, wanted: Wanted, device: str, tell: Progress) -> None:
     """What each of the processes does that were launched for samples."""
     processes, device = join(device)
-    model = open_model(loading.find(loading.MODEL, data))
-    _draw(model, prompts, folder, drawing, delta, device, tell, processes)
+    _draw(open_model(loading.find(loading.MODEL, data)), wanted, device, tell, processes)
 
 
-def _draw(
-    model: Any,
-    prompts: Sequence[str],
-    folder: Path,
-    drawing: Drawing,
-    delta: Delta | None,
-    device: str,
-    tell: Progress,
-    processes: Processes,
-) -> None:
+def _draw(model: Any, wanted: Wanted, device: str, tell: Progress, processes: Processes) -> None:
+    drawing = wanted.drawing
     with torch.autocast("cuda", torch.float16) if drawing.autocast and device == "cuda" else nullcontext():
         sample(
             model,
-            prompts,
-            folder,
+            wanted.prompts,
+            wanted.folder,
             drawing.how,
             count=drawing.each,
-            delta=delta,
+            delta=wanted.delta,
             batch=drawing.batch,
             device=device,
             tell=lambda what, done, total: tell(done, total, what),
